@@ -1,0 +1,128 @@
+// Runs in a browser.
+/**
+ * What a driver of an IOMMU implements, and what the core gives it (Linux's iommu_ops, reference 2.1).
+ *
+ * An IOVA is a bigint here, since all 64 bits may be legal; a page table turns it into numbers once a call. Physical
+ * addresses and sizes are numbers (below 2^53).
+ */
+import type { Task } from "../runtime/index.ts";
+import type { Device } from "./device.ts";
+import type { Group } from "./group.ts";
+
+/** Rights of a mapping. */
+export const PROT_READ = 1;
+export const PROT_WRITE = 2;
+export const PROT_CACHE = 4;
+export const PROT_NOEXEC = 8;
+export const PROT_MMIO = 16;
+export const PROT_PRIV = 32;
+
+export type DomainType = "blocked" | "identity" | "unmanaged" | "dma" | "dma-fq" | "sva" | "nested";
+
+export type Capability =
+  | "cache-coherency"
+  | "noexec"
+  | "enforce-cache-coherency"
+  | "deferred-flush"
+  | "dirty-tracking"
+  | "pci-ats";
+
+/** HWPT_ALLOC flags as the driver sees them (uAPI values). */
+export const ALLOC_NEST_PARENT = 1;
+export const ALLOC_DIRTY_TRACKING = 2;
+export const ALLOC_PASID = 8;
+
+/** Driver data of a HWPT_ALLOC: its type (never NONE) and its bytes. */
+export interface UserData {
+  readonly type: number;
+  readonly bytes: Uint8Array;
+}
+
+export interface ReservedRegion {
+  readonly start: bigint;
+  /** Inclusive. */
+  readonly last: bigint;
+  readonly type: "direct" | "direct-relaxable" | "reserved" | "msi" | "software-msi";
+}
+
+/** What an unmap removed and the hardware may still remember. Emptied by {@link PagingDomain.sync}. */
+export interface UnmapGather {
+  /** The IOVA range to invalidate; nothing yet while `last < start`. */
+  start: bigint;
+  last: bigint;
+  /** Size of the leaves removed, if all had the same; 0 if not. */
+  leafSize: number;
+  /** Frames of tables that became empty: freed once the hardware forgot them. */
+  readonly freedTables: number[];
+}
+
+export function newGather(): UnmapGather {
+  return { start: 1n, last: 0n, leafSize: 0, freedTables: [] };
+}
+
+/** One translation configuration (reference: *domain*). Domains of one driver only fit devices of that driver. */
+export abstract class Domain {
+  /** For people: `"domain 3 (stage 1, ASID 2)"`. */
+  abstract readonly label: string;
+  abstract readonly type: DomainType;
+  /** The driver that made it; undefined for a driver's static blocked or identity domain. */
+  abstract readonly owner: IommuDriver | undefined;
+
+  /** Lets the device's own traffic (RID) translate through this domain, from `old`. On a Refusal nothing has changed. */
+  abstract attachDevice(device: Device, old: Domain | undefined): Task<void>;
+  /** The same for one PASID of the device; absent where the driver has no PASIDs. */
+  setDevicePasid?(device: Device, pasid: number, old: Domain | undefined): Task<void>;
+  /** Gives everything back. Only when no device uses it. Cannot fail. */
+  abstract free(): void;
+}
+
+/** A domain with a page table that software writes. */
+export abstract class PagingDomain extends Domain {
+  /** Sizes of leaves in bytes, ascending. */
+  abstract readonly pageSizes: readonly number[];
+  /** IOVAs that it can translate, `last` inclusive. */
+  abstract readonly aperture: { readonly start: bigint; readonly last: bigint };
+  /** Maps `size` bytes, all multiples of the smallest page, with the largest fitting leaves. All or nothing. */
+  abstract map(iova: bigint, physical: number, size: number, prot: number): Task<void>;
+  /** Removes leaves in the range; returns the bytes removed (a larger leaf goes whole; it ends at a hole). Adds to `gather`. */
+  abstract unmap(iova: bigint, size: number, gather: UnmapGather): Task<number>;
+  /** When it returns, no access uses what `gather` collected, and the freed tables are free. */
+  abstract sync(gather: UnmapGather): Task<void>;
+  /** The physical address of an IOVA, or undefined. Software only: it asks the table, not the hardware. */
+  abstract translate(iova: bigint): number | undefined;
+}
+
+/** One IOMMU in the machine, as its driver registered it. */
+export interface IommuInstance {
+  /** Name under /sys/class/iommu: `"smmu3.0x0000000009050000"`. */
+  readonly name: string;
+  readonly driver: IommuDriver;
+  /** PASIDs it supports (0: none); a device may support fewer. */
+  readonly maxPasids: number;
+}
+
+/** A driver of IOMMUs of one kind. Optional operations are absent where the hardware has no such thing. */
+export interface IommuDriver {
+  readonly name: string;
+  /** Static domains: one for all devices, never freed. */
+  readonly blockedDomain?: Domain;
+  readonly identityDomain?: Domain;
+
+  /** Takes a device under the instance's care; its data goes to `device.iommu.data`. */
+  probeDevice(device: Device, instance: IommuInstance): Task<void>;
+  /** The mirror image of {@link probeDevice}. Cannot fail. */
+  releaseDevice(device: Device): Task<void>;
+  /** The group that the device belongs to: a new one, or one that exists. */
+  deviceGroup(device: Device): Group;
+  /** The default domain's type that the device wishes for, if any. */
+  defaultDomainType?(device: Device): "identity" | "dma" | undefined;
+  capable(device: Device, capability: Capability): boolean;
+  /**
+   * A new paging domain fit for `device`, with HWPT_ALLOC flags. Refusals as reference 6.7 says:
+   * EOPNOTSUPP for flags or data that it does not know.
+   */
+  allocatePaging(device: Device, flags: number, data: UserData | undefined): Task<PagingDomain>;
+  reservedRegions(device: Device): ReservedRegion[];
+  /** GET_HW_INFO: `requested` is the type asked for, 0 for the driver's own. Refusal EOPNOTSUPP if it has no such type. */
+  hardwareInfo?(device: Device, requested: number): { readonly type: number; readonly bytes: Uint8Array };
+}

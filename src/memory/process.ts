@@ -1,0 +1,80 @@
+// Runs in a browser.
+import type { Task } from "../runtime/index.ts";
+import type { AddressSpace, FrameBacking, User, UserAddress } from "./types.ts";
+
+/** Capabilities that matter here, by their Linux numbers. */
+export const CAP_IPC_LOCK = 14;
+export const CAP_SYS_RAWIO = 17;
+export const CAP_SYS_ADMIN = 21;
+export const CAP_SYS_RESOURCE = 24;
+
+/** The process that makes a call, as the rooms below see it. The host has one for each real client, tests make their own. */
+export interface Process {
+  readonly label: string;
+  readonly pid: number;
+  readonly memory: AddressSpace;
+  readonly user: User;
+  capable(capability: number): boolean;
+  /** RLIMIT_MEMLOCK in bytes; Infinity for none. */
+  readonly memlockLimit: number;
+  /** The open file behind a descriptor of this process. Throws Refusal EBADF if there is none. */
+  file(fd: number): ClientFile;
+  /** Gives the process a new descriptor of `file` (O_CLOEXEC) and writes its number, s32, to `address` before the call returns. */
+  installFile(file: File, address: UserAddress): void;
+}
+
+/** What a descriptor of a client may be. */
+export type ClientFile =
+  | { readonly kind: "ours"; readonly file: File }
+  | { readonly kind: "eventfd"; readonly event: EventFd }
+  | { readonly kind: "memory"; readonly backing: FrameBacking; readonly size: number; readonly label: string }
+  | { readonly kind: "other"; readonly label: string };
+
+/** An eventfd of a client, held by us until {@link release}. */
+export interface EventFd {
+  /** Adds 1 to its counter. */
+  signal(): void;
+  release(): void;
+}
+
+/** One open file description of ours: what `/dev/iommu` or a VFIO device gives. Methods that it lacks answer EINVAL. */
+export interface File {
+  readonly label: string;
+  /** `argument` is an address or a value, as the request says. The value is what ioctl() returns; errors are Refusals. */
+  ioctl(process: Process, request: number, argument: number): Task<number>;
+  /** pread: `position` is a byte position < 2^53. Returns the number of bytes put into `into`. */
+  read?(process: Process, position: number, into: Uint8Array): Task<number>;
+  write?(process: Process, position: number, from: Uint8Array): Task<number>;
+  /** False: read and write ignore the position, and lseek, pread, pwrite answer ESPIPE. */
+  readonly seekable: boolean;
+  /** True when a read would return something; told through `onReadable` when it turns true. */
+  readable?(): boolean;
+  onReadable?: (() => void) | undefined;
+  /** The last descriptor is closed: gives everything back. Cannot fail. */
+  release(): Task<void>;
+}
+
+/** A place in the tree of files that clients see, by absolute path. Directories are implied by what they contain. */
+export type FileNode =
+  | {
+      readonly kind: "text";
+      readonly read: () => string | Uint8Array;
+      readonly mode: number;
+      readonly write?: (process: Process, bytes: Uint8Array) => Task<void>;
+    }
+  | { readonly kind: "link"; readonly target: string }
+  | { readonly kind: "directory" }
+  | {
+      readonly kind: "device";
+      readonly major: number;
+      readonly minor: number;
+      readonly mode: number;
+      readonly open: (process: Process) => Task<File>;
+    };
+
+/** The files that clients see. Whoever shows them listens to what changes. */
+export interface FileTree {
+  readonly nodes: ReadonlyMap<string, FileNode>;
+  /** Called with the path of each node that appears, disappears or changes its content. */
+  listen(listener: (path: string) => void): () => void;
+}

@@ -1,0 +1,196 @@
+// Runs in a browser.
+/**
+ * Locks that know their class and their order.
+ *
+ * Each lock belongs to a class, named like `"iommufd.ioas"`. Taking a lock of
+ * class B while holding one of class A records A → B; an acquisition that would
+ * close a circle is our own bug and is thrown at once, before anybody could
+ * deadlock. `assertHeld` says in code what a function needs held.
+ *
+ * Taking is `yield* lock.take()`; releasing never blocks and is a plain call.
+ */
+import { assert } from "./assert.ts";
+import type { System } from "./system.ts";
+import type { Suspension, Task, TaskHandle } from "./task.ts";
+import { WaitQueue } from "./wait.ts";
+
+export interface HeldLock {
+  readonly name: string;
+  readonly lockClass: number;
+}
+
+/** The order in which lock classes were ever taken, one inside the other. One per System. */
+export class LockOrder {
+  private readonly names: string[] = [];
+  private readonly numbers = new Map<string, number>();
+  private readonly inside: Set<number>[] = [];
+
+  /** The number of a class, given on first use. */
+  classOf(name: string): number {
+    let number = this.numbers.get(name);
+    if (number === undefined) {
+      number = this.names.length;
+      this.numbers.set(name, number);
+      this.names.push(name);
+      this.inside.push(new Set());
+    }
+    return number;
+  }
+
+  /** Records that `taken` is about to be taken by `task`. Throws if some other path takes them the other way round. */
+  record(task: TaskHandle, taken: HeldLock): void {
+    for (const outer of task.held) {
+      assert(outer !== taken, () => `${task.name} takes ${taken.name} twice`);
+      if (outer.lockClass === taken.lockClass || this.inside[outer.lockClass].has(taken.lockClass)) continue;
+      assert(
+        !this.reaches(taken.lockClass, outer.lockClass),
+        () => `lock order: ${task.name} takes ${taken.name} inside ${outer.name}; elsewhere it is the other way round`,
+      );
+      this.inside[outer.lockClass].add(taken.lockClass);
+    }
+  }
+
+  /** Every recorded pair, `[outer, inner]`. */
+  pairs(): [string, string][] {
+    return this.inside.flatMap((inner, outer) =>
+      [...inner].map((c): [string, string] => [this.names[outer], this.names[c]]),
+    );
+  }
+
+  private reaches(from: number, to: number): boolean {
+    const seen = new Set([from]);
+    for (const at of seen) {
+      if (at === to) return true;
+      for (const next of this.inside[at]) seen.add(next);
+    }
+    return false;
+  }
+}
+
+abstract class Lock implements HeldLock, Suspension {
+  readonly name: string;
+  readonly lockClass: number;
+  protected readonly system: System;
+  protected readonly queue: WaitQueue;
+
+  constructor(system: System, name: string) {
+    this.system = system;
+    this.name = name;
+    this.lockClass = system.lockOrder.classOf(name);
+    this.queue = new WaitQueue(system, name);
+  }
+
+  protected taker(): TaskHandle {
+    const task = this.system.tasks.current;
+    assert(task !== undefined, () => `${this.name} taken outside of a task`);
+    return task;
+  }
+
+  protected drop(task: TaskHandle): void {
+    const index = task.held.lastIndexOf(this);
+    assert(index >= 0, () => `${task.name} releases ${this.name} without holding it`);
+    task.held.splice(index, 1);
+  }
+
+  /** True if the running task holds this lock, in whatever way. */
+  protected heldByCurrent(): boolean {
+    return this.system.tasks.current?.held.includes(this) ?? false;
+  }
+}
+
+/** One holder at a time. */
+export class Mutex extends Lock {
+  private owner: TaskHandle | undefined;
+
+  *take(): Task<void> {
+    const { tasks, lockOrder } = this.system;
+    if (tasks.exploring) yield* tasks.point();
+    const task = this.taker();
+    lockOrder.record(task, this);
+    if (this.owner !== undefined) yield* this.queue.until(() => this.owner === undefined);
+    this.owner = task;
+    task.held.push(this);
+  }
+
+  release(): void {
+    const task = this.taker();
+    assert(
+      this.owner === task,
+      () => `${task.name} releases ${this.name}, which ${this.owner?.name ?? "nobody"} holds`,
+    );
+    this.drop(task);
+    this.owner = undefined;
+    this.queue.wake();
+  }
+
+  assertHeld(): void {
+    assert(this.owner !== undefined && this.owner === this.system.tasks.current, () => `${this.name} must be held`);
+  }
+}
+
+/** Many readers or one writer; writers that wait go before new readers. */
+export class RwLock extends Lock {
+  private readers = 0;
+  private writer: TaskHandle | undefined;
+  private writersWaiting = 0;
+
+  *takeRead(): Task<void> {
+    const { tasks, lockOrder } = this.system;
+    if (tasks.exploring) yield* tasks.point();
+    const task = this.taker();
+    lockOrder.record(task, this);
+    const free = (): boolean => this.writer === undefined && this.writersWaiting === 0;
+    if (!free()) yield* this.queue.until(free);
+    this.readers++;
+    task.held.push(this);
+  }
+
+  *takeWrite(): Task<void> {
+    const { tasks, lockOrder } = this.system;
+    if (tasks.exploring) yield* tasks.point();
+    const task = this.taker();
+    lockOrder.record(task, this);
+    const free = (): boolean => this.writer === undefined && this.readers === 0;
+    if (!free()) {
+      this.writersWaiting++;
+      try {
+        yield* this.queue.until(free);
+      } finally {
+        this.writersWaiting--;
+      }
+    }
+    this.writer = task;
+    task.held.push(this);
+  }
+
+  releaseRead(): void {
+    const task = this.taker();
+    assert(
+      this.readers > 0 && this.writer === undefined,
+      () => `${task.name} releases ${this.name}, which has no reader`,
+    );
+    this.drop(task);
+    this.readers--;
+    this.queue.wake();
+  }
+
+  releaseWrite(): void {
+    const task = this.taker();
+    assert(this.writer === task, () => `${task.name} releases ${this.name}, which it does not hold for writing`);
+    this.drop(task);
+    this.writer = undefined;
+    this.queue.wake();
+  }
+
+  /** Held for reading or writing. */
+  assertHeld(): void {
+    assert(this.heldByCurrent(), () => `${this.name} must be held`);
+  }
+
+  assertHeldWrite(): void {
+    assert(
+      this.writer !== undefined && this.writer === this.system.tasks.current,
+      () => `${this.name} must be held for writing`,
+    );
+  }
+}
