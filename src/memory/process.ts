@@ -34,6 +34,11 @@ export type ClientFile =
 export interface EventFd {
   /** Adds 1 to its counter. */
   signal(): void;
+  /**
+   * Calls `signalled` each time that the client adds to the counter, and takes the counter back to 0; what it returns ends
+   * that. Absent where a client's writes cannot be seen.
+   */
+  watch?(signalled: () => void): () => void;
   release(): void;
 }
 

@@ -21,6 +21,8 @@ export interface FrameBacking {
   /** Fills `into` from `offset` in the page on; may run over into the next pages. */
   read(page: number, offset: number, into: Uint8Array): void;
   write(page: number, offset: number, from: Uint8Array): void;
+  /** The last pin of these pages' frames is gone. May drop or rebind them at once. */
+  unpinned?(page: number, count: number): void;
 }
 
 /** Who is charged for pinned memory across processes. */

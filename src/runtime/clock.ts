@@ -25,14 +25,14 @@ export class SimulatedClock implements Clock {
     };
   }
 
-  /** Lets `duration` nanoseconds pass and rings what falls due, in order. */
+  /** Lets `duration` nanoseconds pass and calls what falls due, in order. A callback may let more time pass. */
   advance(duration: number): void {
     const until = this.time + duration;
     while (this.alarms.length > 0 && this.alarms[0].at <= until) {
       const alarm = this.alarms.shift()!;
-      this.time = alarm.at;
+      this.time = Math.max(this.time, alarm.at);
       alarm.callback();
     }
-    this.time = until;
+    this.time = Math.max(this.time, until);
   }
 }

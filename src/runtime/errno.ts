@@ -32,9 +32,9 @@ export const ENOSPC = 28;
 export const ESPIPE = 29;
 export const ERANGE = 34;
 export const EDEADLK = 35;
+export const EOVERFLOW = 75;
 export const EBADFD = 77;
 export const EMSGSIZE = 90;
-export const EOVERFLOW = 75;
 export const EOPNOTSUPP = 95;
 export const EADDRINUSE = 98;
 export const ETIMEDOUT = 110;
@@ -65,9 +65,9 @@ const names: ReadonlyMap<number, string> = new Map(
     ESPIPE,
     ERANGE,
     EDEADLK,
+    EOVERFLOW,
     EBADFD,
     EMSGSIZE,
-    EOVERFLOW,
     EOPNOTSUPP,
     EADDRINUSE,
     ETIMEDOUT,

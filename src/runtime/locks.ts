@@ -11,7 +11,7 @@
  */
 import { assert } from "./assert.ts";
 import type { System } from "./system.ts";
-import type { Suspension, Task, TaskHandle } from "./task.ts";
+import type { Task, TaskHandle } from "./task.ts";
 import { WaitQueue } from "./wait.ts";
 
 export interface HeldLock {
@@ -23,7 +23,8 @@ export interface HeldLock {
 export class LockOrder {
   private readonly names: string[] = [];
   private readonly numbers = new Map<string, number>();
-  private readonly inside: Set<number>[] = [];
+  /** By outer class: the inner classes, and the task that first took one so. */
+  private readonly inside: Map<number, string>[] = [];
 
   /** The number of a class, given on first use. */
   classOf(name: string): number {
@@ -32,7 +33,7 @@ export class LockOrder {
       number = this.names.length;
       this.numbers.set(name, number);
       this.names.push(name);
-      this.inside.push(new Set());
+      this.inside.push(new Map());
     }
     return number;
   }
@@ -42,32 +43,46 @@ export class LockOrder {
     for (const outer of task.held) {
       assert(outer !== taken, () => `${task.name} takes ${taken.name} twice`);
       if (outer.lockClass === taken.lockClass || this.inside[outer.lockClass].has(taken.lockClass)) continue;
+      const circle = this.path(taken.lockClass, outer.lockClass);
       assert(
-        !this.reaches(taken.lockClass, outer.lockClass),
-        () => `lock order: ${task.name} takes ${taken.name} inside ${outer.name}; elsewhere it is the other way round`,
+        circle === undefined,
+        () => `lock order: ${task.name} takes ${taken.name} inside ${outer.name}, but ${this.describe(circle!)}`,
       );
-      this.inside[outer.lockClass].add(taken.lockClass);
+      this.inside[outer.lockClass].set(taken.lockClass, task.name);
     }
   }
 
   /** Every recorded pair, `[outer, inner]`. */
   pairs(): [string, string][] {
     return this.inside.flatMap((inner, outer) =>
-      [...inner].map((c): [string, string] => [this.names[outer], this.names[c]]),
+      [...inner.keys()].map((c): [string, string] => [this.names[outer], this.names[c]]),
     );
   }
 
-  private reaches(from: number, to: number): boolean {
-    const seen = new Set([from]);
-    for (const at of seen) {
-      if (at === to) return true;
-      for (const next of this.inside[at]) seen.add(next);
+  /** Classes from one to another, each recorded inside the one before; undefined if there is no such chain. */
+  private path(from: number, to: number): number[] | undefined {
+    const cameFrom = new Map<number, number>([[from, from]]);
+    for (const at of cameFrom.keys()) {
+      if (at === to) {
+        const path = [at];
+        while (path[0] !== from) path.unshift(cameFrom.get(path[0])!);
+        return path;
+      }
+      for (const next of this.inside[at].keys()) if (!cameFrom.has(next)) cameFrom.set(next, at);
     }
-    return false;
+    return undefined;
+  }
+
+  /** `"attach took iommu.group inside iommufd.ioas"`, for each step of a path. */
+  private describe(path: readonly number[]): string {
+    return path
+      .slice(1)
+      .map((inner, i) => `${this.inside[path[i]].get(inner)} took ${this.names[inner]} inside ${this.names[path[i]]}`)
+      .join(", ");
   }
 }
 
-abstract class Lock implements HeldLock, Suspension {
+abstract class Lock implements HeldLock {
   readonly name: string;
   readonly lockClass: number;
   protected readonly system: System;
@@ -107,7 +122,7 @@ export class Mutex extends Lock {
     if (tasks.exploring) yield* tasks.point();
     const task = this.taker();
     lockOrder.record(task, this);
-    if (this.owner !== undefined) yield* this.queue.until(() => this.owner === undefined);
+    if (this.owner !== undefined) yield* this.queue.untilUninterrupted(() => this.owner === undefined);
     this.owner = task;
     task.held.push(this);
   }
@@ -140,7 +155,7 @@ export class RwLock extends Lock {
     const task = this.taker();
     lockOrder.record(task, this);
     const free = (): boolean => this.writer === undefined && this.writersWaiting === 0;
-    if (!free()) yield* this.queue.until(free);
+    if (!free()) yield* this.queue.untilUninterrupted(free);
     this.readers++;
     task.held.push(this);
   }
@@ -154,7 +169,7 @@ export class RwLock extends Lock {
     if (!free()) {
       this.writersWaiting++;
       try {
-        yield* this.queue.until(free);
+        yield* this.queue.untilUninterrupted(free);
       } finally {
         this.writersWaiting--;
       }

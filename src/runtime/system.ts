@@ -14,10 +14,10 @@ import { type Task, Tasks } from "./task.ts";
 export class System {
   readonly clock: Clock;
   readonly random: Random;
-  readonly tasks = new Tasks();
-  readonly lockOrder = new LockOrder();
-  readonly failures = new FailurePoints();
-  readonly events = new EventStream();
+  readonly tasks: Tasks = new Tasks();
+  readonly lockOrder: LockOrder = new LockOrder();
+  readonly failures: FailurePoints = new FailurePoints();
+  readonly events: EventStream = new EventStream();
 
   constructor(options: { clock?: Clock; seed?: number } = {}) {
     this.clock = options.clock ?? new SimulatedClock();

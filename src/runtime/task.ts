@@ -14,9 +14,11 @@
 import { assert } from "./assert.ts";
 import type { HeldLock } from "./locks.ts";
 
-/** Where a task stopped: a name for people, such as `"mutex iommufd.ioas"`. */
+/** Where a task stopped: a name for people, such as `"iommufd.ioas"`. */
 export interface Suspension {
   readonly name: string;
+  /** True if {@link Tasks.interrupt} may end the wait. */
+  readonly interruptible?: boolean;
 }
 
 /** Code that may block; it returns a T when done, or throws. Run one from another with `yield*`. */
@@ -33,8 +35,9 @@ export class TaskHandle<T = unknown> {
   readonly held: HeldLock[] = [];
   /** Set when done. */
   outcome: Outcome<T> | undefined;
-  /** Where it stopped last; undefined while it is ready or running. */
+  /** Where it waits; undefined while it is ready, running or done. */
   waiting: Suspension | undefined;
+  /** What {@link Tasks.interrupt} wants thrown, until it is. @internal */ interruption: { error: unknown } | undefined;
   /** @internal */ readonly code: Task<T>;
   /** @internal */ readonly done: ((outcome: Outcome<T>) => void) | undefined;
 
@@ -51,9 +54,10 @@ const preemption: Suspension = { name: "preemption point" };
 export class Tasks {
   /** Set by a checker: every point of preemption then really yields. */
   exploring = false;
-  /** Chooses the next of the ready tasks; the first, if nobody chooses. */
+  /** Chooses the next of the ready tasks, by index; the first, if nobody chooses. */
   choose: ((ready: readonly TaskHandle[]) => number) | undefined;
   private readonly ready: TaskHandle[] = [];
+  private readonly alive = new Set<TaskHandle>();
   private running: TaskHandle | undefined;
   private count = 0;
 
@@ -62,10 +66,26 @@ export class Tasks {
     return this.running;
   }
 
-  /** Adds a task to the ready ones. It runs at the next {@link drain}, or when the running one blocks. */
+  /** The tasks that are not done. */
+  get unfinished(): ReadonlySet<TaskHandle> {
+    return this.alive;
+  }
+
+  /**
+   * Adds a task to the ready ones. It runs at the next {@link drain}, or when the running one blocks. `done` hears how
+   * it ended; without it, an error comes out of `drain`.
+   */
   spawn<T>(name: string, code: Task<T>, done?: (outcome: Outcome<T>) => void): TaskHandle<T> {
     const task = new TaskHandle(++this.count, name, code, done);
+    this.alive.add(task as TaskHandle);
     this.ready.push(task as TaskHandle);
+    return task;
+  }
+
+  /** Spawns a task and, outside of tasks, runs it and all others as far as they go: the way in from callbacks. */
+  start<T>(name: string, code: Task<T>, done?: (outcome: Outcome<T>) => void): TaskHandle<T> {
+    const task = this.spawn(name, code, done);
+    if (this.running === undefined) this.drain();
     return task;
   }
 
@@ -73,7 +93,8 @@ export class Tasks {
   drain(): void {
     assert(this.running === undefined, () => `drain() from inside task ${this.running?.name}`);
     while (this.ready.length > 0) {
-      const index = this.choose ? this.choose(this.ready) : 0;
+      const index = this.choose === undefined ? 0 : this.choose(this.ready);
+      assert(index in this.ready, () => `choose() gave ${index} of ${this.ready.length} ready tasks`);
       const task = index === 0 ? this.ready.shift()! : this.ready.splice(index, 1)[0];
       this.step(task);
     }
@@ -81,12 +102,23 @@ export class Tasks {
 
   /** Runs `code` as a task, and all others that become ready, until it is done; its value or its error. */
   run<T>(name: string, code: Task<T>): T {
-    const task = this.spawn(name, code);
+    const task = this.spawn(name, code, () => undefined);
     this.drain();
     const { outcome } = task;
-    assert(outcome !== undefined, () => `task ${name} waits for ever at ${task.waiting?.name}`);
+    assert(outcome !== undefined, () => `deadlock: ${[...this.alive].map(describe).join("; ")}`);
     if (!outcome.ok) throw outcome.error;
     return outcome.value;
+  }
+
+  /**
+   * Throws `error` into a task where it waits, so that its `finally` blocks run: its client was killed. A task that
+   * runs, or waits uninterruptibly (for a lock, always), gets it at its next interruptible wait, if it comes to one.
+   * Thrown once: cleaning up may wait again. The task runs at the next {@link drain}.
+   */
+  interrupt(task: TaskHandle, error: unknown): void {
+    if (task.outcome !== undefined) return;
+    task.interruption = { error };
+    if (task.waiting?.interruptible) this.wake(task);
   }
 
   /** A point of preemption: nothing, unless somebody explores. */
@@ -94,8 +126,9 @@ export class Tasks {
     if (this.exploring) yield preemption;
   }
 
-  /** Makes a waiting task ready. Only a wait queue calls this. @internal */
+  /** Makes a waiting task ready; one that is ready already stays so. @internal */
   wake(task: TaskHandle): void {
+    if (task.waiting === undefined) return;
     task.waiting = undefined;
     this.ready.push(task);
   }
@@ -104,9 +137,13 @@ export class Tasks {
     this.running = task;
     let outcome: Outcome<unknown>;
     try {
-      const result = task.code.next();
+      let result = task.code.next();
+      while (!result.done && result.value.interruptible && task.interruption !== undefined) {
+        const { error } = task.interruption;
+        task.interruption = undefined;
+        result = task.code.throw(error);
+      }
       if (!result.done) {
-        this.running = undefined;
         if (result.value === preemption) this.ready.push(task);
         else task.waiting = result.value;
         return;
@@ -114,13 +151,23 @@ export class Tasks {
       outcome = { ok: true, value: result.value };
     } catch (error) {
       outcome = { ok: false, error };
+    } finally {
+      this.running = undefined;
     }
-    this.running = undefined;
     task.outcome = outcome;
-    assert(
-      task.held.length === 0,
-      () => `task ${task.name} ended holding ${task.held.map((lock) => lock.name).join(", ")}`,
-    );
-    task.done?.(outcome);
+    this.alive.delete(task);
+    assert(task.held.length === 0, () => {
+      const after = outcome.ok ? "" : ` after ${outcome.error}`;
+      return `task ${task.name} ended${after} holding ${task.held.map((lock) => lock.name).join(", ")}`;
+    });
+    if (task.done !== undefined) task.done(outcome);
+    else if (!outcome.ok) throw outcome.error;
   }
+}
+
+/** `"map waits at iommufd.ioas holding iommu.group"`. */
+function describe(task: TaskHandle): string {
+  const where = task.waiting === undefined ? "is ready" : `waits at ${task.waiting.name}`;
+  const holding = task.held.length === 0 ? "" : ` holding ${task.held.map((lock) => lock.name).join(", ")}`;
+  return `${task.name} ${where}${holding}`;
 }
