@@ -1,0 +1,16 @@
+// Runs in a browser.
+export { explainWalk, type WalkExplanation, type WalkStep } from "./explain.ts";
+export type { Format } from "./formats/format.ts";
+export { type Granule, LpaeFormat, type LpaeOptions, lpae, stage2StartIsLegal } from "./formats/lpae.ts";
+export { MAIR_LOW } from "./formats/lpae-attributes.ts";
+export * from "./prot.ts";
+export * from "./rights.ts";
+export { type Leaf, PageTable, type Translation, type UnmapResult } from "./table.ts";
+export {
+  type StageOptions,
+  type TableTranslator,
+  TranslationStage,
+  Walker,
+  type WalkFault,
+  type WalkObserver,
+} from "./walk.ts";
