@@ -25,13 +25,24 @@ export interface DmaPort {
   write(address: bigint, from: Uint8Array, pasid?: number): Task<boolean>;
 }
 
+/** An interrupt message: a write of the 32-bit `data` to `address`. */
+export interface Message {
+  readonly address: bigint;
+  readonly data: number;
+}
+
 /** Receives message-signalled interrupts: writes of `data` to the doorbell window. */
 export interface InterruptController {
   /** The doorbell window, bytes, `last` inclusive. Writes of requesters to it never reach the IOMMU. */
   readonly doorbell: { readonly start: bigint; readonly last: bigint };
-  /** Gives out a message that calls `handler` when written by `requester`. */
-  allocate(requester: RequesterId, handler: () => void): { readonly address: bigint; readonly data: number };
-  free(message: { readonly address: bigint; readonly data: number }): void;
+  /**
+   * Gives out a message that calls `handler` when written by `requester`. With `count` (a power of two) it is the first
+   * of as many: their data are consecutive, the first a multiple of `count`, and `handler` gets the message's index.
+   * Throws Refusal ENOSPC when there are no more.
+   */
+  allocate(requester: RequesterId, handler: (index: number) => void, count?: number): Message;
+  /** Takes a message back, with all that were allocated with it. */
+  free(message: Message): void;
   /** A requester wrote to the window. Unknown messages are dropped. */
   deliver(requester: RequesterId, address: bigint, data: number): void;
 }

@@ -1,0 +1,2 @@
+// Runs in a browser.
+export { EduDevice } from "./edu.ts";

@@ -1,0 +1,38 @@
+// Runs in a browser.
+import { assert } from "../runtime/index.ts";
+import type { PciFunction } from "./function.ts";
+import type { PciHost } from "./host.ts";
+
+/** One bus: up to 32 devices of up to 8 functions. */
+export class PciBus {
+  readonly host: PciHost;
+  readonly number: number;
+  /** The bridge that leads to it; undefined for the root complex. */
+  readonly bridge: PciFunction | undefined;
+  private readonly members = new Map<number, PciFunction>();
+
+  constructor(host: PciHost, number: number, bridge?: PciFunction) {
+    this.host = host;
+    this.number = number;
+    this.bridge = bridge;
+  }
+
+  /** In the order of device and function. */
+  get functions(): PciFunction[] {
+    return [...this.members].sort(([left], [right]) => left - right).map(([, member]) => member);
+  }
+
+  /** The functions of one device. */
+  slot(device: number): PciFunction[] {
+    return this.functions.filter(({ place }) => place?.device === device);
+  }
+
+  /** Puts a function into a free place. */
+  add(member: PciFunction, device: number, number = 0): void {
+    assert(device >= 0 && device < 32 && number >= 0 && number < 8, () => `no place ${device}.${number} on a bus`);
+    assert(!this.members.has(device * 8 + number), () => `bus ${this.number}: ${device}.${number} is taken`);
+    assert(member.place === undefined, "a function is put on a bus once");
+    this.members.set(device * 8 + number, member);
+    member.place = { bus: this, device, function: number };
+  }
+}

@@ -1,0 +1,267 @@
+// Runs in a browser.
+import { assert, type Task } from "../runtime/index.ts";
+import { Bar, type BarDescription } from "./bar.ts";
+import type { PciBus } from "./bus.ts";
+import {
+  AF_CAPABILITIES,
+  AF_CONTROL,
+  AF_FLR,
+  AF_INITIATE_FLR,
+  type Capability,
+  EXPRESS_CAPABILITIES,
+  EXPRESS_CONTROL,
+  EXPRESS_FLR,
+  EXPRESS_INITIATE_FLR,
+  PM_CONTROL,
+  PM_NO_SOFT_RESET,
+  PM_STATE,
+} from "./capabilities.ts";
+import { layOutCapabilities } from "./capability-chain.ts";
+import { ConfigSpace, type ConfigWidth } from "./config-space.ts";
+import type { DmaPort, RequesterId } from "./dma.ts";
+import type { PciDriver } from "./drivers.ts";
+import {
+  CACHE_LINE_SIZE,
+  CAPABILITY_AF,
+  CAPABILITY_EXPRESS,
+  CAPABILITY_MSI,
+  CAPABILITY_MSIX,
+  CAPABILITY_PM,
+  CLASS_CODE,
+  COMMAND,
+  COMMAND_INTX_DISABLE,
+  COMMAND_IO,
+  COMMAND_MASTER,
+  COMMAND_MEMORY,
+  COMMAND_SERR,
+  CONFIG_SPACE_SIZE,
+  DEVICE_ID,
+  EXTENDED_CONFIG_SPACE_SIZE,
+  HEADER_TYPE,
+  HEADER_TYPE_MULTIFUNCTION,
+  INTERRUPT_LINE,
+  INTERRUPT_PIN,
+  REVISION_ID,
+  SUBSYSTEM_ID,
+  SUBSYSTEM_VENDOR_ID,
+  VENDOR_ID,
+} from "./ids.ts";
+import { FunctionInterrupts } from "./interrupts.ts";
+import { MsixTable } from "./msix-table.ts";
+
+/** What a function is, before it is put on a bus. */
+export interface PciIdentity {
+  readonly vendor: number;
+  readonly device: number;
+  readonly subsystemVendor?: number;
+  readonly subsystem?: number;
+  readonly revision?: number;
+  /** 24 bits: base class, subclass, programming interface. */
+  readonly classCode: number;
+  /** 1 to 4 for INTA to INTD, 0 for none. */
+  readonly interruptPin?: number;
+  readonly bars?: readonly BarDescription[];
+  /** In the order of the chain; extended ones are those with a version. */
+  readonly capabilities?: readonly Capability[];
+  /** Bytes behind the header that belong to no capability keep what is written to them. */
+  readonly scratchGaps?: boolean;
+}
+
+/** Where a function is, once it is on a bus. */
+export interface PciPlace {
+  readonly bus: PciBus;
+  /** 0 to 31. */
+  readonly device: number;
+  /** 0 to 7. */
+  readonly function: number;
+}
+
+/**
+ * One function of a PCI device, with a type 0 header.
+ *
+ * Software reaches it by configuration space and by its BARs; it reaches memory by {@link dma} and software by
+ * {@link interrupts}. Device models extend PciDevice.
+ */
+export class PciFunction {
+  readonly config: ConfigSpace;
+  /** By BAR number. */
+  readonly bars: readonly (Bar | undefined)[];
+  readonly interrupts: FunctionInterrupts;
+  /** The function's own way to memory. An access is refused while bus mastering is off. */
+  readonly dma: DmaPort;
+  /** Set once, when it is put on a bus. */
+  place: PciPlace | undefined;
+  /** The number of the interrupt that its INTx line is; 0 if it has none. Given by the bus. */
+  interruptLine = 0;
+  /** The driver bound to it. */
+  driver: PciDriver | undefined;
+  /** The only driver that may bind to it, if set (sysfs `driver_override`). */
+  driverOverride: string | undefined;
+  /** How many times software enabled it (Linux's enable count). */
+  enableCount = 0;
+  private readonly capabilities: ReadonlyMap<number, number>;
+  private readonly extended: ReadonlyMap<number, number>;
+  readonly msixTable: MsixTable | undefined;
+
+  constructor(identity: PciIdentity) {
+    const capabilities = identity.capabilities ?? [];
+    const isExpress = capabilities.some(({ id, version }) => id === CAPABILITY_EXPRESS && version === undefined);
+    this.config = new ConfigSpace(isExpress ? EXTENDED_CONFIG_SPACE_SIZE : CONFIG_SPACE_SIZE);
+    this.fillHeader(identity);
+    const bars: (Bar | undefined)[] = new Array(6).fill(undefined);
+    for (const description of identity.bars ?? []) bars[description.index] = new Bar(this.config, description);
+    this.bars = bars;
+    const chain = layOutCapabilities(this.config, capabilities, identity.scratchGaps ?? false);
+    this.capabilities = chain.standard;
+    this.extended = chain.extended;
+    const msix = this.capability(CAPABILITY_MSIX);
+    if (msix !== undefined) this.msixTable = new MsixTable(this.config, msix);
+    this.interrupts = new FunctionInterrupts({
+      config: this.config,
+      msi: this.capability(CAPABILITY_MSI),
+      msix,
+      table: this.msixTable,
+      send: (message) => this.onBus().bus.host.sendMessage(this, message),
+    });
+    this.dma = {
+      read: (address, into, pasid) => this.access(address, into, false, pasid),
+      write: (address, from, pasid) => this.access(address, from, true, pasid),
+    };
+    this.config.rememberForReset();
+  }
+
+  /** `"0000:00:01.0"`. */
+  get name(): string {
+    const { bus, device, function: number } = this.onBus();
+    const hex = (value: number, digits: number): string => value.toString(16).padStart(digits, "0");
+    return `${hex(bus.host.segment, 4)}:${hex(bus.number, 2)}:${hex(device, 2)}.${number}`;
+  }
+
+  /** Device and function as one byte. */
+  get devfn(): number {
+    const { device, function: number } = this.onBus();
+    return device * 8 + number;
+  }
+
+  get requesterId(): RequesterId {
+    return this.onBus().bus.number * 256 + this.devfn;
+  }
+
+  /** Offset of a capability in configuration space. */
+  capability(id: number): number | undefined {
+    return this.capabilities.get(id);
+  }
+
+  /** Offset of an extended capability in configuration space. */
+  extendedCapability(id: number): number | undefined {
+    return this.extended.get(id);
+  }
+
+  get isExpress(): boolean {
+    return this.capability(CAPABILITY_EXPRESS) !== undefined;
+  }
+
+  /** Its slot holds other functions too. */
+  get multifunction(): boolean {
+    return (this.config.read(HEADER_TYPE, 1) & HEADER_TYPE_MULTIFUNCTION) !== 0;
+  }
+
+  /** 0 for D0 to 3 for D3hot. */
+  get powerState(): number {
+    const power = this.capability(CAPABILITY_PM);
+    return power === undefined ? 0 : this.config.read(power + PM_CONTROL, 2) & PM_STATE;
+  }
+
+  readConfig(offset: number, width: ConfigWidth): number {
+    return this.config.read(offset, width);
+  }
+
+  /** A write over the bus, with what it sets off: interrupts let go, power transitions, resets. */
+  writeConfig(offset: number, width: ConfigWidth, value: number): void {
+    const before = this.powerState;
+    this.config.write(offset, width, value);
+    if (before === 3 && this.powerState === 0 && !this.keepsStateInD3) this.functionLevelReset();
+    if (this.initiatesReset(offset, width, value)) this.functionLevelReset();
+    this.interrupts.settle();
+  }
+
+  /** A read of registers behind a BAR: `size` bytes (1, 2, 4 or 8), aligned to them. */
+  readBar(index: number, offset: number, size: number): bigint {
+    const value = this.msixTable?.covers(index, offset)
+      ? this.msixTable.read(index, offset, size)
+      : this.barAt(index).description.read(offset, size);
+    return BigInt.asUintN(8 * size, BigInt(value));
+  }
+
+  writeBar(index: number, offset: number, size: number, value: bigint): void {
+    if (this.msixTable?.covers(index, offset)) {
+      this.msixTable.write(index, offset, size, value);
+      this.interrupts.settle();
+    } else {
+      this.barAt(index).description.write(offset, size, value);
+    }
+  }
+
+  /** A function-level reset: configuration space and device are as they were made. */
+  functionLevelReset(): void {
+    this.config.reset();
+    this.msixTable?.reset();
+    this.interrupts.lower();
+    this.reset();
+  }
+
+  /** What the device model does on a reset. */
+  protected reset(): void {}
+
+  /** Whether D3hot keeps everything; without it, coming back is a reset. */
+  private get keepsStateInD3(): boolean {
+    const power = this.capability(CAPABILITY_PM);
+    return power === undefined || (this.config.read(power + PM_CONTROL, 2) & PM_NO_SOFT_RESET) !== 0;
+  }
+
+  private onBus(): PciPlace {
+    assert(this.place !== undefined, "this function is not on a bus");
+    return this.place;
+  }
+
+  private barAt(index: number): Bar {
+    const bar = this.bars[index];
+    assert(bar !== undefined, () => `${this.name} has no BAR ${index}`);
+    return bar;
+  }
+
+  private fillHeader(identity: PciIdentity): void {
+    const { config } = this;
+    config.set(VENDOR_ID, 2, identity.vendor);
+    config.set(DEVICE_ID, 2, identity.device);
+    config.set(REVISION_ID, 1, identity.revision ?? 0);
+    config.set(CLASS_CODE, 1, identity.classCode & 0xff);
+    config.set(CLASS_CODE + 1, 2, identity.classCode >>> 8);
+    config.set(SUBSYSTEM_VENDOR_ID, 2, identity.subsystemVendor ?? identity.vendor);
+    config.set(SUBSYSTEM_ID, 2, identity.subsystem ?? identity.device);
+    config.set(INTERRUPT_PIN, 1, identity.interruptPin ?? 0);
+    const command = COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER | COMMAND_SERR | COMMAND_INTX_DISABLE;
+    config.makeWritable(COMMAND, 2, command);
+    config.makeWritable(CACHE_LINE_SIZE, 1, 0xff);
+    config.makeWritable(INTERRUPT_LINE, 1, 0xff);
+  }
+
+  private initiatesReset(offset: number, width: ConfigWidth, value: number): boolean {
+    const written = (register: number, mask: number): boolean => {
+      const index = register - offset;
+      return index >= 0 && index < width && ((value >>> (8 * index)) & mask) !== 0;
+    };
+    const express = this.capability(CAPABILITY_EXPRESS);
+    if (express !== undefined && this.config.read(express + EXPRESS_CAPABILITIES, 4) & EXPRESS_FLR) {
+      if (written(express + EXPRESS_CONTROL + 1, EXPRESS_INITIATE_FLR >>> 8)) return true;
+    }
+    const advanced = this.capability(CAPABILITY_AF);
+    if (advanced === undefined || !(this.config.read(advanced + AF_CAPABILITIES, 1) & AF_FLR)) return false;
+    return written(advanced + AF_CONTROL, AF_INITIATE_FLR);
+  }
+
+  private *access(address: bigint, bytes: Uint8Array, write: boolean, pasid: number | undefined): Task<boolean> {
+    if ((this.config.read(COMMAND, 2) & COMMAND_MASTER) === 0) return false;
+    return yield* this.onBus().bus.host.access(this, pasid, address, bytes, write);
+  }
+}

@@ -1,0 +1,16 @@
+// Runs in a browser.
+export { Bar, type BarDescription } from "./bar.ts";
+export { PciBus } from "./bus.ts";
+export * from "./capabilities.ts";
+export { ConfigSpace, type ConfigWidth } from "./config-space.ts";
+export { PciDevice } from "./device.ts";
+export type { DmaPort, DmaTarget, InterruptController, Message, RequesterId } from "./dma.ts";
+export { type PciDriver, PciDrivers } from "./drivers.ts";
+export { PciFunction, type PciIdentity, type PciPlace } from "./function.ts";
+export { PciHost, type PciHostOptions, type Window } from "./host.ts";
+export * from "./ids.ts";
+export { MsiController } from "./msi-controller.ts";
+export { MsixTable } from "./msix-table.ts";
+export { type ResetMethod, resetFunction, resetMethods, restoreState, type SavedState, saveState } from "./reset.ts";
+export { devicePath, pciNodes, relative } from "./sysfs.ts";
+export { enableVectors, type Vectors, vectorCapacity } from "./vectors.ts";

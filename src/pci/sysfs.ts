@@ -1,0 +1,219 @@
+// Runs in a browser.
+/** What clients see of PCI under /sys, in the formats of reference 5.1. */
+import type { FileNode } from "../memory/index.ts";
+import type { Task } from "../runtime/index.ts";
+import type { PciDriver } from "./drivers.ts";
+import type { PciFunction } from "./function.ts";
+import type { PciHost } from "./host.ts";
+import { CLASS_CODE, DEVICE_ID, REVISION_ID, SUBSYSTEM_ID, SUBSYSTEM_VENDOR_ID, VENDOR_ID } from "./ids.ts";
+import { resetFunction, resetMethods } from "./reset.ts";
+
+const busPath = "/sys/bus/pci";
+
+/** The directory of a function: `/sys/devices/pci0000:00/0000:00:01.0`. */
+export function devicePath(member: PciFunction): string {
+  const { bus } = member.place!;
+  if (bus.bridge !== undefined) return `${devicePath(bus.bridge)}/${member.name}`;
+  const segment = bus.host.segment.toString(16).padStart(4, "0");
+  return `/sys/devices/pci${segment}:${bus.number.toString(16).padStart(2, "0")}/${member.name}`;
+}
+
+/**
+ * All nodes below /sys/devices/pci… and /sys/bus/pci, as things stand: make them anew when functions come, go, or change
+ * their driver (PciDrivers.listen).
+ */
+export function pciNodes(host: PciHost): Map<string, FileNode> {
+  const nodes = new Map<string, FileNode>();
+  nodes.set(`${busPath}/devices`, { kind: "directory" });
+  nodes.set(`${busPath}/drivers`, { kind: "directory" });
+  nodes.set(
+    `${busPath}/drivers_probe`,
+    command(0o200, (name) => host.drivers.probeByName(name)),
+  );
+  for (const member of host.functions) addFunction(nodes, member);
+  for (const driver of host.drivers.all) addDriver(nodes, host, driver);
+  return nodes;
+}
+
+function addFunction(nodes: Map<string, FileNode>, member: PciFunction): void {
+  const path = devicePath(member);
+  const add = (name: string, node: FileNode): void => void nodes.set(`${path}/${name}`, node);
+  const hex = (digits: number, value: number): string => `0x${value.toString(16).padStart(digits, "0")}\n`;
+  nodes.set(`${busPath}/devices/${member.name}`, { kind: "link", target: relative(`${busPath}/devices`, path) });
+  add(
+    "vendor",
+    text(() => hex(4, member.readConfig(VENDOR_ID, 2))),
+  );
+  add(
+    "device",
+    text(() => hex(4, member.readConfig(DEVICE_ID, 2))),
+  );
+  add(
+    "subsystem_vendor",
+    text(() => hex(4, member.readConfig(SUBSYSTEM_VENDOR_ID, 2))),
+  );
+  add(
+    "subsystem_device",
+    text(() => hex(4, member.readConfig(SUBSYSTEM_ID, 2))),
+  );
+  add(
+    "revision",
+    text(() => hex(2, member.readConfig(REVISION_ID, 1))),
+  );
+  add(
+    "class",
+    text(() => hex(6, classCode(member))),
+  );
+  add(
+    "resource",
+    text(() => resources(member)),
+  );
+  add("config", { kind: "text", mode: 0o644, read: () => member.config.bytes });
+  add(
+    "irq",
+    text(() => `${member.interruptLine}\n`),
+  );
+  add(
+    "numa_node",
+    text(() => "-1\n", 0o644),
+  );
+  add(
+    "enable",
+    text(() => `${member.enableCount}\n`, 0o644),
+  );
+  add(
+    "power_state",
+    text(() => `${["D0", "D1", "D2", "D3hot"][member.powerState]}\n`),
+  );
+  add(
+    "modalias",
+    text(() => `${modalias(member)}\n`),
+  );
+  add(
+    "uevent",
+    text(() => uevent(member), 0o644),
+  );
+  add("driver_override", {
+    kind: "text",
+    mode: 0o644,
+    read: () => `${member.driverOverride ?? "(null)"}\n`,
+    write: function* (_process, bytes): Task<void> {
+      yield* member.place!.bus.host.system.tasks.point();
+      member.driverOverride = line(bytes) || undefined;
+    },
+  });
+  add("subsystem", { kind: "link", target: relative(path, busPath) });
+  if (member.driver) add("driver", { kind: "link", target: relative(path, driverPath(member.driver)) });
+  if (resetMethods(member).length > 0) {
+    add("reset", command(0o200, resetNow(member)));
+    add(
+      "reset_method",
+      text(() => `${resetMethods(member).join(" ")}\n`, 0o644),
+    );
+  }
+}
+
+function addDriver(nodes: Map<string, FileNode>, host: PciHost, driver: PciDriver): void {
+  const path = driverPath(driver);
+  nodes.set(
+    `${path}/bind`,
+    command(0o200, (name) => host.drivers.bindByName(name, driver)),
+  );
+  nodes.set(
+    `${path}/unbind`,
+    command(0o200, (name) => host.drivers.unbindByName(name, driver)),
+  );
+  for (const member of host.functions) {
+    if (member.driver !== driver) continue;
+    nodes.set(`${path}/${member.name}`, { kind: "link", target: relative(path, devicePath(member)) });
+  }
+}
+
+function driverPath(driver: PciDriver): string {
+  return `${busPath}/drivers/${driver.name}`;
+}
+
+function text(read: () => string, mode = 0o444): FileNode {
+  return { kind: "text", mode, read };
+}
+
+/** A file that acts on the line written to it. */
+function command(mode: number, act: (argument: string) => Task<void>): FileNode {
+  return { kind: "text", mode, read: () => "", write: (_process, bytes) => act(line(bytes)) };
+}
+
+function resetNow(member: PciFunction): (argument: string) => Task<void> {
+  return function* (argument) {
+    yield* member.place!.bus.host.system.tasks.point();
+    if (argument === "1") resetFunction(member);
+  };
+}
+
+function line(bytes: Uint8Array): string {
+  return new TextDecoder().decode(bytes).replace(/\n.*$/s, "");
+}
+
+/** The target of a link that lies in directory `from`, as Linux writes it. */
+export function relative(from: string, to: string): string {
+  const source = from.split("/");
+  const target = to.split("/");
+  let common = 0;
+  while (common < source.length && source[common] === target[common]) common++;
+  return [...source.slice(common).map(() => ".."), ...target.slice(common)].join("/");
+}
+
+function classCode(member: PciFunction): number {
+  return member.readConfig(CLASS_CODE, 1) + member.readConfig(CLASS_CODE + 1, 2) * 256;
+}
+
+/** Linux's resource flags: I/O or memory, alignment to the size, and the register's own type bits. */
+const RESOURCE_IO = 0x100;
+const RESOURCE_MEMORY = 0x200;
+const RESOURCE_PREFETCH = 0x2000;
+const RESOURCE_SIZE_ALIGN = 0x40000;
+const RESOURCE_MEMORY_64 = 0x100000;
+
+/** 13 lines: six BARs, the ROM, and six BARs of virtual functions. */
+function resources(member: PciFunction): string {
+  const hex = (value: number): string => `0x${value.toString(16).padStart(16, "0")}`;
+  const lines: string[] = [];
+  for (let index = 0; index < 13; index++) {
+    const bar = member.bars[index];
+    if (bar === undefined) {
+      lines.push(`${hex(0)} ${hex(0)} ${hex(0)}\n`);
+      continue;
+    }
+    let flags = bar.typeBits + RESOURCE_SIZE_ALIGN + (bar.kind === "io" ? RESOURCE_IO : RESOURCE_MEMORY);
+    if (bar.kind === "memory64") flags += RESOURCE_MEMORY_64;
+    if (bar.description.prefetchable) flags += RESOURCE_PREFETCH;
+    lines.push(`${hex(bar.address)} ${hex(bar.address + bar.size - 1)} ${hex(flags)}\n`);
+  }
+  return lines.join("");
+}
+
+function modalias(member: PciFunction): string {
+  const hex = (digits: number, value: number): string => value.toString(16).toUpperCase().padStart(digits, "0");
+  const code = classCode(member);
+  return [
+    `pci:v${hex(8, member.readConfig(VENDOR_ID, 2))}`,
+    `d${hex(8, member.readConfig(DEVICE_ID, 2))}`,
+    `sv${hex(8, member.readConfig(SUBSYSTEM_VENDOR_ID, 2))}`,
+    `sd${hex(8, member.readConfig(SUBSYSTEM_ID, 2))}`,
+    `bc${hex(2, code >>> 16)}sc${hex(2, (code >>> 8) & 0xff)}i${hex(2, code & 0xff)}`,
+  ].join("");
+}
+
+function uevent(member: PciFunction): string {
+  const hex = (value: number): string => value.toString(16).toUpperCase().padStart(4, "0");
+  const pair = (vendor: number, device: number): string =>
+    `${hex(member.readConfig(vendor, 2))}:${hex(member.readConfig(device, 2))}`;
+  return [
+    ...(member.driver ? [`DRIVER=${member.driver.name}`] : []),
+    `PCI_CLASS=${classCode(member).toString(16).toUpperCase()}`,
+    `PCI_ID=${pair(VENDOR_ID, DEVICE_ID)}`,
+    `PCI_SUBSYS_ID=${pair(SUBSYSTEM_VENDOR_ID, SUBSYSTEM_ID)}`,
+    `PCI_SLOT_NAME=${member.name}`,
+    `MODALIAS=${modalias(member)}`,
+    "",
+  ].join("\n");
+}
