@@ -1,0 +1,126 @@
+// Runs in a browser.
+/** Compares a recorded case with the model, by the rules that come with the recordings ("How to compare"). */
+import { eventName } from "../index.ts";
+import { type Dma, type DmaResult, END_REGISTERS, type Header, type Phase, type ReplayCase } from "./case.ts";
+import { type DmaOutcome, type PhaseOutcome, type Piece, runCase } from "./run.ts";
+
+/** Something that the recording and the model say differently. */
+export interface Difference {
+  /** From 1 on. */
+  readonly phase: number;
+  /** Index of the DMA in its phase, from 1 on; undefined for a register at the end of the phase. */
+  readonly dma: number | undefined;
+  readonly field: string;
+  readonly wanted: string;
+  readonly got: string;
+  /** The model's own words for the faults of this DMA. */
+  readonly explanation: string;
+}
+
+/** Runs a case on a fresh model. No difference: they agree. */
+export function compareCase(header: Header, replayCase: ReplayCase): Difference[] {
+  const outcomes = runCase(header, replayCase);
+  const phases: readonly Phase[] = [replayCase, ...(replayCase.then ?? [])];
+  const differences: Difference[] = [];
+  // Rule 4: where an answer may be stale, the model may have more events than the recording from then on.
+  let countsEvents = true;
+  for (const [index, phase] of phases.entries()) {
+    if (phase.dma.some((dma) => dma.stale_ok)) countsEvents = false;
+    differences.push(...comparePhase(index + 1, phase, outcomes[index], countsEvents));
+  }
+  return differences;
+}
+
+function comparePhase(phaseNumber: number, phase: Phase, outcome: PhaseOutcome, countsEvents: boolean): Difference[] {
+  const differences: Difference[] = [];
+  for (const [index, dma] of phase.dma.entries()) {
+    if (dma.stale_ok) continue;
+    const got = outcome.dma[index];
+    const explanation = got.explanations.join("; ");
+    for (const [field, wanted, mine] of dmaFields(dma, phase.expect.dma[index], got)) {
+      if (wanted === mine) continue;
+      differences.push({ phase: phaseNumber, dma: index + 1, field, wanted, got: mine, explanation });
+    }
+  }
+  const wantedGerror = Number(phase.expect.GERROR) ^ Number(phase.expect.GERRORN);
+  for (const field of END_REGISTERS) {
+    if (field === "EVENTQ_PROD" && !countsEvents) continue;
+    // Rule 3: the error of the command queue means something only while CMDQ_ERR is active.
+    const mask = field === "CMDQ_CONS" && (wantedGerror & 1) === 0 ? 0x80ffffff : 0xffffffff;
+    const wanted = hex((Number(phase.expect[field]) & mask) >>> 0);
+    const got = hex((outcome.registers[field] & mask) >>> 0);
+    if (wanted !== got) differences.push({ phase: phaseNumber, dma: undefined, field, wanted, got, explanation: "" });
+  }
+  return differences;
+}
+
+/** The fields of one DMA as `[name, wanted, got]` in words. */
+function dmaFields(dma: Dma, wanted: DmaResult, got: DmaOutcome): [string, string, string][] {
+  const fields: [string, string, string][] = [
+    ["ok", String(wanted.ok), String(got.ok)],
+    ["events", eventsText(wanted.events.map((event) => event.map(BigInt))), eventsText(got.events)],
+    ["pa", piecesText(wantedPieces(dma, wanted.pa)), piecesText(got.pieces)],
+  ];
+  if (dma.write) {
+    const found = (wanted.found ?? []).map(([pa, bytes]) => ({ physical: Number(pa), length: bytes.length / 2 }));
+    fields.push(["found", piecesText(found), piecesText(got.ok ? got.pieces : [])]);
+    fields.push(["found bytes", (wanted.found ?? []).map(([, bytes]) => bytes).join(""), got.ok ? got.data : ""]);
+  } else if (wanted.ok && got.ok) {
+    fields.push(["data", wanted.data ?? "", got.data]);
+  }
+  return fields;
+}
+
+const PAGE = 4096;
+
+/** The recording splits at 4 KiB of the input address, if at all. */
+function wantedPieces(dma: Dma, addresses: readonly string[]): Piece[] {
+  const offset = Number(BigInt(dma.iova) % BigInt(PAGE));
+  return addresses.map((address, index) => {
+    const start = index === 0 ? 0 : index * PAGE - offset;
+    const end = addresses.length === 1 ? dma.len : Math.min((index + 1) * PAGE - offset, dma.len);
+    return { physical: Number(address), length: end - start };
+  });
+}
+
+/** Neighbouring pieces count as one: recording and model split differently. */
+function piecesText(pieces: readonly Piece[]): string {
+  const merged: { physical: number; length: number }[] = [];
+  for (const { physical, length } of pieces) {
+    const last = merged.at(-1);
+    if (last !== undefined && last.physical + last.length === physical) last.length += length;
+    else merged.push({ physical, length });
+  }
+  return merged.map(({ physical, length }) => `${hex(physical)}+${length}`).join(" ") || "none";
+}
+
+/** Rule 2: bits 11:0 of word 3 do not count in translation faults. */
+function eventsText(events: readonly (readonly bigint[])[]): string {
+  const texts = events.map((words) => {
+    const event = Number(words[0] % 256n);
+    const last = event >= 0x10 && event <= 0x13 ? words[3] - (words[3] % 4096n) : words[3];
+    const shown = [words[0], words[1], words[2], last].map((word) => `0x${word.toString(16)}`);
+    return `${eventName(event)} [${shown.join(" ")}]`;
+  });
+  return texts.join(", ") || "none";
+}
+
+function hex(value: number): string {
+  return `0x${value.toString(16)}`;
+}
+
+/** For people: one line, the explanation on a second. */
+export function describeDifference(name: string, difference: Difference): string {
+  const { phase, dma, field, wanted, got, explanation } = difference;
+  const place = dma === undefined ? `phase ${phase}` : `phase ${phase}, DMA ${dma}`;
+  const why = explanation === "" ? "" : `\n    ${explanation}`;
+  return `${name}: ${place}: ${field}: wanted ${wanted}, got ${got}${why}`;
+}
+
+/** How a case ended: a disagreement where the recorder is known, or thought, to differ is a quirk. */
+export type Verdict = "passed" | "failed" | "quirk";
+
+export function verdict(replayCase: ReplayCase, differences: readonly Difference[]): Verdict {
+  if (differences.length === 0) return "passed";
+  return replayCase.qemu_quirk === undefined ? "failed" : "quirk";
+}

@@ -1,0 +1,246 @@
+// Runs in a browser.
+/**
+ * The translation procedure (IHI 0070 §3.3, §3.4, §3.12, §15; reference 6.6), from (StreamID, SubstreamID, address) to
+ * a physical address or a fault.
+ *
+ * The way of a translation that succeeds: a context from the configuration cache, an entry from a TLB, done; nothing is
+ * allocated, and the result is left in fields. What is not cached, `resolve` (STE and CD) and `translateIn` (the walks)
+ * find and put there.
+ */
+import type { PhysicalMemory } from "../../memory/physical.ts";
+import { RIGHT_READ, RIGHT_WRITE, Walker } from "../../pagetable/index.ts";
+import type { Half } from "./cd.ts";
+import { type ConfigurationCache, Context, NO_SUBSTREAM } from "./config-cache.ts";
+import { ContextTable } from "./context-table.ts";
+import {
+  C_BAD_CD,
+  C_BAD_STE,
+  C_BAD_SUBSTREAMID,
+  CLASS_IN,
+  F_ADDR_SIZE,
+  F_STREAM_DISABLED,
+  F_TRANSLATION,
+  type Fault,
+  SILENT_ABORT,
+} from "./faults.ts";
+import { hex64 } from "./fetch.ts";
+import { CR0, CR0_SMMUEN, GBPA, GBPA_ABORT, type Registers } from "./registers.ts";
+import { STAGE2_TAG, Stage2 } from "./stage2.ts";
+import { S1DSS_BYPASS, S1DSS_SUBSTREAM0, type StreamTableEntry } from "./ste.ts";
+import { StreamTable } from "./stream-table.ts";
+import { offsetIn, POWERS, Tlb } from "./tlb.ts";
+import { walkFault } from "./walk-faults.ts";
+
+const SMALLEST_PAGE = 4096;
+
+export class Translator {
+  /** Stage 1 translations, those under a stage 2 with the final physical address. */
+  readonly tlb: Tlb = new Tlb();
+  readonly stage2: Stage2;
+  /** Results: the physical address, and how many bytes from it on are contiguous in the same way. */
+  physical = 0;
+  reach = 0;
+  /** Set when a translation failed; and the context in which it did, as far as it was known. */
+  fault: Fault | undefined = undefined;
+  faultContext: Context | undefined = undefined;
+
+  private readonly registers: Registers;
+  private readonly cache: ConfigurationCache;
+  private readonly streams: StreamTable;
+  private readonly contexts: ContextTable;
+  private readonly walker: Walker;
+
+  constructor(registers: Registers, memory: PhysicalMemory, cache: ConfigurationCache) {
+    this.registers = registers;
+    this.cache = cache;
+    this.stage2 = new Stage2(memory);
+    this.streams = new StreamTable(registers, memory, cache);
+    this.contexts = new ContextTable(registers.features, memory, cache, this.stage2);
+    this.walker = new Walker(memory);
+  }
+
+  /** True: `physical` and `reach` hold the answer. False: `fault` says why not. */
+  translate(streamId: number, substreamId: number, high: number, low: number, write: boolean): boolean {
+    if ((this.registers.get(CR0) & CR0_SMMUEN) === 0) return this.globalBypass(high, low);
+    const context = this.cache.context(streamId, substreamId) ?? this.resolve(streamId, substreamId);
+    if (context === undefined) return false;
+
+    const needed = write ? RIGHT_WRITE : RIGHT_READ;
+    const canonicalHigh = context.topByteIgnored === 0 ? high | 0 : withoutTopByte(context.topByteIgnored, high);
+    if (context.usesStage1Tlb) {
+      const slot = this.tlb.find(canonicalHigh, low, context.owner, context.tag);
+      if (slot >= 0 && (this.tlb.rights[slot] & needed) === needed)
+        return this.take(this.tlb, slot, canonicalHigh, low);
+      // What the tables say now decides, and replaces the entry.
+      if (slot >= 0) this.tlb.drop(slot);
+    } else if (context.usesStage2Tlb) {
+      const { tlb } = this.stage2;
+      const slot = tlb.find(canonicalHigh, low, context.owner, STAGE2_TAG);
+      if (slot >= 0 && (tlb.rights[slot] & needed) === needed) return this.take(tlb, slot, canonicalHigh, low);
+    }
+    return this.translateIn(context, high, low, canonicalHigh, needed);
+  }
+
+  private take(tlb: Tlb, slot: number, high: number, low: number): true {
+    const offset = tlb.offset(slot, high, low);
+    this.physical = tlb.output(slot, offset);
+    this.reach = tlb.bytes(slot) - offset;
+    return true;
+  }
+
+  private fail(fault: Fault, context?: Context): false {
+    this.fault = fault;
+    this.faultContext = context;
+    return false;
+  }
+
+  /** SMMUEN is 0: GBPA decides, nothing is recorded (§3.11, §6.3.14). */
+  private globalBypass(high: number, low: number): boolean {
+    if ((this.registers.get(GBPA) & GBPA_ABORT) !== 0) {
+      return this.fail({ event: SILENT_ABORT, why: () => "CR0.SMMUEN is 0 and GBPA.ABORT is 1" });
+    }
+    if (this.isBeyondOutput(high, low)) {
+      return this.fail({
+        event: SILENT_ABORT,
+        why: () => `beyond the ${this.registers.features.outputBits} bits of IDR5.OAS`,
+      });
+    }
+    return this.bypass(high, low);
+  }
+
+  private bypass(high: number, low: number): true {
+    this.physical = (high >>> 0) * 2 ** 32 + (low >>> 0);
+    this.reach = SMALLEST_PAGE - (this.physical % SMALLEST_PAGE);
+    return true;
+  }
+
+  private isBeyondOutput(high: number, low: number): boolean {
+    return (high >>> 0) * 2 ** 32 + (low >>> 0) >= 2 ** this.registers.features.outputBits;
+  }
+
+  /** Finds STE and CD of a stream that has no context in the cache; undefined if there is a `fault`. */
+  private resolve(streamId: number, substreamId: number): Context | undefined {
+    const ste = this.streams.find(streamId);
+    if ("event" in ste) return this.reject(ste);
+    const { illegal } = ste;
+    if (illegal !== undefined) return this.reject({ event: C_BAD_STE, why: () => `${ste.label}: ${illegal}` });
+    if (ste.abort) return this.reject({ event: SILENT_ABORT, why: () => `${ste.label}: Config (bits 3:1) is abort` });
+    const substream = this.substreamOf(ste, substreamId);
+    if (typeof substream === "object") return this.reject(substream);
+    let descriptor: Context["descriptor"];
+    if (substream !== NO_SUBSTREAM) {
+      const fetched = this.contexts.fetch(ste, substream);
+      if ("event" in fetched) return this.reject(fetched, new Context(streamId, substreamId, ste, undefined));
+      descriptor = fetched;
+    }
+    const context = new Context(streamId, substreamId, ste, descriptor);
+    this.cache.keepContext(context);
+    return context;
+  }
+
+  private reject(fault: Fault, context?: Context): undefined {
+    this.fail(fault, context);
+  }
+
+  /** Which CD a transaction uses; {@link NO_SUBSTREAM} if stage 1 is bypassed (§3.3.2, §5.2 S1DSS, §7.3.8, §7.3.10). */
+  private substreamOf(ste: StreamTableEntry, substreamId: number): number | Fault {
+    const bad = (why: () => string): Fault => ({ event: C_BAD_SUBSTREAMID, why });
+    if (substreamId === NO_SUBSTREAM) {
+      if (!ste.stage1) return NO_SUBSTREAM;
+      if (ste.contextBits === 0 || ste.defaultSubstream === S1DSS_SUBSTREAM0) return 0;
+      if (ste.defaultSubstream === S1DSS_BYPASS) return NO_SUBSTREAM;
+      return {
+        event: F_STREAM_DISABLED,
+        why: () => `${ste.label}: no SubstreamID, and S1DSS (bits 65:64) is terminate`,
+      };
+    }
+    if (!ste.stage1) return bad(() => `${ste.label}: a SubstreamID, but Config (bits 3:1) has no stage 1`);
+    if (ste.contextBits === 0) return bad(() => `${ste.label}: a SubstreamID, but S1CDMax (bits 63:59) is 0`);
+    if (substreamId >= 2 ** ste.contextBits) {
+      return bad(
+        () => `${ste.label}: S1CDMax (bits 63:59) is ${ste.contextBits}, so there are ${2 ** ste.contextBits} CDs`,
+      );
+    }
+    if (substreamId === 0 && ste.defaultSubstream === S1DSS_SUBSTREAM0) {
+      return bad(() => `${ste.label}: S1DSS (bits 65:64) keeps SubstreamID 0 for transactions without one`);
+    }
+    return substreamId;
+  }
+
+  /** Translates without the TLBs' answer, and tells them. */
+  private translateIn(context: Context, high: number, low: number, canonicalHigh: number, needed: number): boolean {
+    const { ste, descriptor } = context;
+    if (descriptor === undefined) {
+      if (this.isBeyondOutput(high, low)) return this.fail(this.beyondOutput(high, low), context);
+      if (ste.stage2 === undefined) return this.bypass(high, low);
+      return this.throughStage2(context, (high >>> 0) * 2 ** 32 + (low >>> 0), needed);
+    }
+    if (descriptor.illegal !== undefined) {
+      return this.fail({ event: C_BAD_CD, why: () => `${descriptor.label}: ${descriptor.illegal}` }, context);
+    }
+    // The sign chooses the half; with TBI it is bit 55 alone (DDI 0487 D8.1.2).
+    const upper = canonicalHigh < 0;
+    const half = upper ? descriptor.upper : descriptor.lower;
+    if (half === undefined) {
+      const why = (): string =>
+        `${descriptor.label}: EPD${upper ? "1 (bit 30)" : "0 (bit 14)"} disables ${hex64(low, high)}`;
+      return this.fail({ event: F_TRANSLATION, why }, context);
+    }
+    const input = inputOf(half, canonicalHigh, low);
+    const { walker } = this;
+    if (!walker.walk(half.stage, input, needed, this.stage2.under(ste))) {
+      if (walker.fault === "table") return this.fail(this.stage2.fault!, context);
+      return this.fail(
+        walkFault(walker, half.stage, () => hex64(low, high), needed),
+        context,
+      );
+    }
+    const leafShift = walker.shift;
+    let { output, rights } = walker;
+    let shift = leafShift;
+    const global = !walker.notGlobal;
+    if (ste.stage2 !== undefined) {
+      const { stage2 } = this;
+      if (!stage2.translate(ste, output, needed, CLASS_IN)) return this.fail(stage2.fault!, context);
+      output = stage2.physical;
+      rights &= stage2.rights;
+      if (stage2.shift < shift) shift = stage2.shift;
+    }
+    this.tlb.insert(canonicalHigh, low, context.owner, context.tag, shift, leafShift, output, rights, global);
+    this.physical = output;
+    this.reach = POWERS[shift] - offsetIn(shift, canonicalHigh, low);
+    return true;
+  }
+
+  private throughStage2(context: Context, ipa: number, needed: number): boolean {
+    const { stage2 } = this;
+    if (!stage2.translate(context.ste, ipa, needed, CLASS_IN)) return this.fail(stage2.fault!, context);
+    this.physical = stage2.physical;
+    this.reach = POWERS[stage2.shift] - offsetIn(stage2.shift, 0, this.physical | 0);
+    return true;
+  }
+
+  /** Stage 1 is bypassed: its output is the input, which must fit the address size (§3.4.1). */
+  private beyondOutput(high: number, low: number): Fault {
+    const { outputBits } = this.registers.features;
+    return {
+      event: F_ADDR_SIZE,
+      why: () => `stage 1 is bypassed, and ${hex64(low, high)} is beyond the ${outputBits} bits of IDR5.OAS`,
+    };
+  }
+}
+
+/** Bit 55 in place of the top byte, if its half ignores it; `high` as a signed word. */
+function withoutTopByte(topByteIgnored: number, high: number): number {
+  const half = (high >>> 23) & 1;
+  return ((topByteIgnored >>> half) & 1) === 1 ? (high << 8) >> 8 : high | 0;
+}
+
+/** The address within its half, as the walker wants it; beyond every input size if it is in the gap between them. */
+function inputOf(half: Half, canonicalHigh: number, low: number): number {
+  if (canonicalHigh >= 0) return canonicalHigh * 2 ** 32 + (low >>> 0);
+  // The upper half ends at 2^64: what is within it is at most 2^inputBits below that.
+  const fromEnd = canonicalHigh * 2 ** 32 + (low >>> 0);
+  const { inputEnd } = half.stage.format;
+  return fromEnd >= -inputEnd ? fromEnd + inputEnd : inputEnd;
+}
