@@ -1,5 +1,5 @@
 // Runs in a browser.
-import type { PciFunction } from "../pci/index.ts";
+import { EXTENDED_PASID, type PciFunction } from "../pci/index.ts";
 import type { IommuInstance } from "./driver.ts";
 import type { Group } from "./group.ts";
 
@@ -10,6 +10,8 @@ export interface FirmwareSpec {
   readonly streamIds: readonly number[];
   /** The device may be stalled on a fault. */
   readonly canStall?: boolean;
+  /** Width of the PASIDs that a device without a PCI PASID capability can use. */
+  readonly pasidBits?: number;
 }
 
 /** What the core and the driver keep of a probed device (Linux's dev_iommu). */
@@ -45,5 +47,12 @@ export class Device {
 
   get label(): string {
     return `device ${this.name}`;
+  }
+
+  /** Width of the PASIDs that it can use, by its PCI capability, else by the firmware; 0 for none. */
+  get pasidBits(): number {
+    const capability = this.pci?.extendedCapability(EXTENDED_PASID);
+    if (capability === undefined) return this.firmware?.pasidBits ?? 0;
+    return this.pci!.readConfig(capability + 5, 1) & 0x1f;
   }
 }

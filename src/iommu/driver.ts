@@ -6,16 +6,11 @@
  * addresses and sizes are numbers (below 2^53).
  */
 import type { Task } from "../runtime/index.ts";
+import type { IommuCore } from "./core.ts";
 import type { Device } from "./device.ts";
 import type { Group } from "./group.ts";
 
-/** Rights of a mapping. */
-export const PROT_READ = 1;
-export const PROT_WRITE = 2;
-export const PROT_CACHE = 4;
-export const PROT_NOEXEC = 8;
-export const PROT_MMIO = 16;
-export const PROT_PRIV = 32;
+export { PROT_CACHE, PROT_MMIO, PROT_NOEXEC, PROT_PRIV, PROT_READ, PROT_WRITE } from "../pagetable/index.ts";
 
 export type DomainType = "blocked" | "identity" | "unmanaged" | "dma" | "dma-fq" | "sva" | "nested";
 
@@ -107,13 +102,15 @@ export interface IommuDriver {
   /** Static domains: one for all devices, never freed. */
   readonly blockedDomain?: Domain;
   readonly identityDomain?: Domain;
+  /** Where a device is left when it is released; where it was, if undefined. */
+  readonly releaseDomain?: Domain;
 
   /** Takes a device under the instance's care; its data goes to `device.iommu.data`. */
   probeDevice(device: Device, instance: IommuInstance): Task<void>;
   /** The mirror image of {@link probeDevice}. Cannot fail. */
   releaseDevice(device: Device): Task<void>;
-  /** The group that the device belongs to: a new one, or one that exists. */
-  deviceGroup(device: Device): Group;
+  /** The group that the device belongs to: a new one of `core`, or one that exists. */
+  deviceGroup(device: Device, core: IommuCore): Group;
   /** The default domain's type that the device wishes for, if any. */
   defaultDomainType?(device: Device): "identity" | "dma" | undefined;
   capable(device: Device, capability: Capability): boolean;
@@ -125,4 +122,9 @@ export interface IommuDriver {
   reservedRegions(device: Device): ReservedRegion[];
   /** GET_HW_INFO: `requested` is the type asked for, 0 for the driver's own. Refusal EOPNOTSUPP if it has no such type. */
   hardwareInfo?(device: Device, requested: number): { readonly type: number; readonly bytes: Uint8Array };
+}
+
+/** True if `domain` fits devices of `driver`: one that it made, or one of its static ones (reference 2.1). */
+export function isDomainOf(domain: Domain, driver: IommuDriver): boolean {
+  return domain.owner === driver || domain === driver.blockedDomain || domain === driver.identityDomain;
 }

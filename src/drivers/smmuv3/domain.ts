@@ -1,0 +1,191 @@
+// Runs in a browser.
+/** Domains with a page table: stage 1 under an ASID, or stage 2 under a VMID. Each belongs to one SMMU. */
+import { type Device, type Domain, type IommuDriver, PagingDomain, type UnmapGather } from "../../iommu/index.ts";
+import { type Granule, type LpaeFormat, lpae, PageTable } from "../../pagetable/index.ts";
+import { EBUSY, EINVAL, ENOSPC, refuse, type Task } from "../../runtime/index.ts";
+import { attach } from "./attach.ts";
+import { stage1Descriptor } from "./context-descriptor.ts";
+import type { Features } from "./features.ts";
+import type { SmmuV3Instance } from "./instance.ts";
+import { DomainInvalidation, type InvalidationTarget } from "./invalidation.ts";
+import { masterOf, type Translation } from "./master.ts";
+import { stage2Entry } from "./stream-table-entry.ts";
+
+export interface PagingOptions {
+  readonly stage: 1 | 2;
+  /** Stage 2: a guest's stage 1 may be put above it. */
+  readonly nestingParent: boolean;
+  /** Stage 1: hardware marks what was written to. */
+  readonly dirtyTracking: boolean;
+}
+
+export class SmmuV3PagingDomain extends PagingDomain {
+  readonly label: string;
+  readonly type = "unmanaged";
+  readonly owner: IommuDriver;
+  readonly instance: SmmuV3Instance;
+  readonly stage: 1 | 2;
+  readonly aperture: { readonly start: bigint; readonly last: bigint };
+  private readonly table: PageTable;
+  /** The ASID or VMID. */
+  private readonly tag: number;
+  /** Who must forget what is unmapped. */
+  readonly invalidation: DomainInvalidation;
+  private readonly translation: Translation;
+
+  /** Refusals: EBUSY or ENOSPC if no ASID or VMID is free; ENOMEM. */
+  constructor(instance: SmmuV3Instance, options: PagingOptions) {
+    super();
+    const { system, memory, features } = instance;
+    const format = formatFor(features, options);
+    this.instance = instance;
+    this.owner = instance.driver;
+    this.stage = options.stage;
+    this.tag = reserveTag(instance, options.stage);
+    try {
+      this.table = new PageTable(system, memory, format);
+    } catch (error) {
+      freeTag(instance, options.stage, this.tag);
+      throw error;
+    }
+    this.label = `${instance.name} stage ${this.stage} domain, ${this.stage === 1 ? "ASID" : "VMID"} ${this.tag}`;
+    this.aperture = { start: 0n, last: BigInt(format.inputEnd) - 1n };
+    this.invalidation = new DomainInvalidation(instance.commands, {
+      granule: format.granule,
+      bitsPerLevel: format.bitsPerLevel,
+      byRange: features.rangeInvalidation,
+    });
+    this.translation = this.describe(format, options);
+  }
+
+  get pageSizes(): readonly number[] {
+    return this.table.format.pageSizes;
+  }
+
+  /** Physical address of the root table, and the frames that its tables take. */
+  get root(): number {
+    return this.table.root;
+  }
+
+  get tableFrames(): number {
+    return this.table.tableFrames;
+  }
+
+  /** Refusals: EINVAL for a device behind another SMMU; ENOMEM. */
+  override *attachDevice(device: Device, _old: Domain | undefined): Task<void> {
+    const master = masterOf(device);
+    if (master.instance !== this.instance) {
+      refuse(
+        EINVAL,
+        () => `${this.label} belongs to another SMMU than ${device.label}, which is behind ${master.instance.name}`,
+      );
+    }
+    yield* attach(master, this.translation);
+  }
+
+  override *map(iova: bigint, physical: number, size: number, prot: number): Task<void> {
+    this.table.map(Number(iova), physical, size, prot);
+  }
+
+  override *unmap(iova: bigint, size: number, gather: UnmapGather): Task<number> {
+    let isFirst = gather.last < gather.start;
+    // A gather is one range: what does not touch it is another.
+    if (!isFirst && (iova > gather.last + 1n || iova + BigInt(size) < gather.start)) {
+      yield* this.sync(gather);
+      isFirst = true;
+    }
+    const start = Number(iova);
+    const removed = this.table.unmap(start, size, gather);
+    if (removed === 0) return 0;
+    const last = BigInt(start + removed - 1);
+    if (isFirst || iova < gather.start) gather.start = iova;
+    if (isFirst || last > gather.last) gather.last = last;
+    return removed;
+  }
+
+  /** Invalidates what `gather` collected; the frames of its tables are free afterwards. See `invalidation.ts`. */
+  override *sync(gather: UnmapGather): Task<void> {
+    const { freedTables } = gather;
+    if (gather.last < gather.start) return;
+    if (this.invalidation.isUsed) {
+      const start = Number(gather.start);
+      yield* this.invalidation.invalidate({
+        start,
+        size: Number(gather.last) - start + 1,
+        leafSize: gather.leafSize,
+        tables: freedTables.length > 0,
+      });
+    }
+    for (const pfn of freedTables) this.instance.memory.free(pfn);
+    if (freedTables.length > 0) freedTables.length = 0;
+    gather.start = 1n;
+    gather.last = 0n;
+    gather.leafSize = 0;
+  }
+
+  override translate(iova: bigint): number | undefined {
+    return this.table.translate(Number(iova))?.physical;
+  }
+
+  override free(): void {
+    this.table.free();
+    freeTag(this.instance, this.stage, this.tag);
+  }
+
+  private describe(format: LpaeFormat, { nestingParent, dirtyTracking }: PagingOptions): Translation {
+    const { label, invalidation, tag, table } = this;
+    if (this.stage === 1) {
+      const targets: InvalidationTarget[] = [{ kind: "asid", tag }];
+      const content = { asid: tag, root: table.root, format, dirtyTracking };
+      return {
+        kind: "stage 1",
+        label,
+        invalidation,
+        targets,
+        descriptor: (canStall) => stage1Descriptor(content, canStall),
+      };
+    }
+    const targets: InvalidationTarget[] = [{ kind: "vmid", tag }];
+    if (nestingParent) targets.push({ kind: "stage 1 of vmid", tag });
+    const content = { vmid: tag, root: table.root, format, nestingParent };
+    const { features } = this.instance;
+    return {
+      kind: "stage 2",
+      label,
+      invalidation,
+      targets,
+      streamEntry: (canStall) => stage2Entry(features, content, canStall),
+    };
+  }
+}
+
+/** The page size of the CPU if the SMMU has it, else the nearest that it has. */
+function chooseGranule(features: Features): Granule {
+  return features.granules[0] as Granule;
+}
+
+/** Stage 1 takes 48 bits in, stage 2 what stage 1 puts out; only the 64K granule has more than 48. */
+function formatFor(features: Features, { stage, nestingParent, dirtyTracking }: PagingOptions): LpaeFormat {
+  const granule = chooseGranule(features);
+  const widest = granule === 65536 ? 52 : 48;
+  const outputBits = Math.min(features.outputBits, widest);
+  return lpae({
+    stage,
+    granule,
+    inputBits: stage === 2 ? outputBits : features.largeInput ? widest : 48,
+    outputBits,
+    dirty: dirtyTracking,
+    forceWriteBack: stage === 2 && nestingParent && features.forcedWriteBack,
+  });
+}
+
+function reserveTag(instance: SmmuV3Instance, stage: 1 | 2): number {
+  instance.system.failures.point(stage === 1 ? "smmuv3.asid.allocate" : "smmuv3.vmid.allocate");
+  if (stage === 1) return instance.asids.allocate() ?? refuse(EBUSY, () => `${instance.name}: no ASID is free`);
+  return instance.vmids.allocate() ?? refuse(ENOSPC, () => `${instance.name}: no VMID is free`);
+}
+
+/** Its translations were invalidated when the last master left (invariant 32). */
+function freeTag(instance: SmmuV3Instance, stage: 1 | 2, tag: number): void {
+  (stage === 1 ? instance.asids : instance.vmids).free(tag);
+}

@@ -1,0 +1,189 @@
+// Runs in a browser.
+/**
+ * The driver of the Arm SMMUv3.
+ *
+ * It meets the hardware in three places only: registers (a RegisterBlock), memory (queues and tables), and interrupts
+ * ({@link SmmuV3Driver.handleInterrupt}). It works on any implementation of the architecture.
+ *
+ * Where things are: the ID registers as facts in `features.ts`; one SMMU with all it owns in `instance.ts`, brought up by
+ * `reset.ts`; commands in `commands.ts`, their ring in `command-queue.ts`; what comes from the SMMU in `event-ring.ts`,
+ * `event-record.ts`, `event-handling.ts`. A device is a `master.ts`; what its streams translate through changes in
+ * `attach.ts`, which writes entries (`stream-table-entry.ts`, `context-descriptor.ts`) through `entry-writer.ts`. A
+ * domain with a page table is in `domain.ts`; an unmap invalidates the TLB in `invalidation.ts`.
+ *
+ * Always true: a reserved stream has a valid STE, which aborts unless its master is attached; an ASID or VMID that no
+ * STE or CD names has no entry in the TLB; between CONS and PROD of the command queue lie complete commands.
+ * For a moment false: an STE or CD that cannot change in one step is invalid in between.
+ *
+ * Design principle: reserve first, then write; once the first bit of an entry changed nothing can fail. The price: what
+ * was reserved stays (a second-level stream table as long as the instance, a context table as long as the device).
+ *
+ * Lock order: iommu.probe → iommu.group. The driver has no locks of its own: an entry belongs to one device, and so to
+ * one group, whose mutex the core holds; queue, tags and arrays change only between two points of preemption.
+ */
+import {
+  ALLOC_DIRTY_TRACKING,
+  ALLOC_NEST_PARENT,
+  ALLOC_PASID,
+  type Capability,
+  type Device,
+  type Group,
+  type IommuCore,
+  type IommuDriver,
+  type IommuInstance,
+  type PagingDomain,
+  pciDeviceGroup,
+  type ReservedRegion,
+  singleDeviceGroup,
+  type UserData,
+} from "../../iommu/index.ts";
+import type { PhysicalMemory, RegisterBlock } from "../../memory/index.ts";
+import { assert, EINVAL, ENODEV, EOPNOTSUPP, refuse, type System, type Task } from "../../runtime/index.ts";
+import { LOG2_LINEAR_ENTRIES_MAX } from "./context-table.ts";
+import { type PagingOptions, SmmuV3PagingDomain } from "./domain.ts";
+import { handleInterrupt } from "./event-handling.ts";
+import type { EventRecord } from "./event-record.ts";
+import { readFeatures } from "./features.ts";
+import { hardwareInfo } from "./hardware-info.ts";
+import { SmmuV3Instance, type SmmuV3Options } from "./instance.ts";
+import { type Master, masterOf } from "./master.ts";
+import type { InterruptLine } from "./registers.ts";
+import { disableSmmu, resetSmmu } from "./reset.ts";
+import { StaticDomain } from "./static-domains.ts";
+
+/** Where Linux places the window for translated message interrupts. */
+const SOFTWARE_MSI: ReservedRegion = { start: 0x800_0000n, last: 0x80f_ffffn, type: "software-msi" };
+
+export class SmmuV3Driver implements IommuDriver {
+  readonly name = "arm-smmu-v3";
+  readonly blockedDomain: StaticDomain = new StaticDomain("blocked");
+  readonly identityDomain: StaticDomain = new StaticDomain("identity");
+  readonly releaseDomain: StaticDomain = this.blockedDomain;
+  /** Hears of every event that an SMMU records; `explain` says it in a sentence. */
+  onEvent: ((event: EventRecord, explain: () => string) => void) | undefined;
+  private readonly system: System;
+  private readonly memory: PhysicalMemory;
+
+  constructor(system: System, memory: PhysicalMemory) {
+    this.system = system;
+    this.memory = memory;
+  }
+
+  /** Brings an SMMU up. Refusals: ENXIO if the driver cannot work with it, ETIMEDOUT if it does not answer, ENOMEM. */
+  *probe(registers: RegisterBlock, options: SmmuV3Options): Task<SmmuV3Instance> {
+    const { system, memory } = this;
+    const features = readFeatures(registers, options.name);
+    const instance = new SmmuV3Instance(this, system, memory, registers, features, options);
+    try {
+      yield* resetSmmu(instance);
+    } catch (error) {
+      instance.free();
+      throw error;
+    }
+    if (system.events.on) system.events.emit({ kind: "smmuv3.instance.probe", instance: instance.name });
+    return instance;
+  }
+
+  /** The mirror image of {@link probe}; no device may be left. */
+  *remove(instance: SmmuV3Instance): Task<void> {
+    assert(instance.masters.size === 0, () => `${instance.label} still has devices`);
+    yield* disableSmmu(instance);
+    instance.free();
+    if (this.system.events.on) this.system.events.emit({ kind: "smmuv3.instance.remove", instance: instance.name });
+  }
+
+  /** An interrupt line of the SMMU went up. */
+  readonly handleInterrupt = (instance: SmmuV3Instance, line: InterruptLine): void => handleInterrupt(instance, line);
+
+  /** Refusals: EINVAL without stream ids, ENODEV if one is another device's, ERANGE beyond the stream table, ENOMEM. */
+  *probeDevice(device: Device, to: IommuInstance): Task<void> {
+    const instance = to as SmmuV3Instance;
+    const { features, masters, streamTable } = instance;
+    const streamIds = [...new Set(device.firmware?.streamIds ?? [])];
+    if (streamIds.length === 0) refuse(EINVAL, () => `${device.label} has no stream id`);
+    for (const streamId of streamIds) {
+      const other = masters.get(streamId);
+      if (other !== undefined) {
+        refuse(ENODEV, () => `stream id 0x${streamId.toString(16)} of ${device.label} is ${other.device.label}'s`);
+      }
+    }
+    for (const streamId of streamIds) streamTable.reserve(streamId);
+    this.system.failures.point("smmuv3.master.allocate");
+    const master: Master = {
+      device,
+      instance,
+      streamIds,
+      substreamBits: Math.min(device.pasidBits, features.substreamIdBits, LOG2_LINEAR_ENTRIES_MAX),
+      canStall: features.stalls === "forced" || (features.stalls === "possible" && device.firmware?.canStall === true),
+      contextTable: undefined,
+      translation: { kind: "abort", label: "nothing" },
+    };
+    for (const streamId of streamIds) masters.set(streamId, master);
+    device.iommu!.data = master;
+  }
+
+  *releaseDevice(device: Device): Task<void> {
+    const { instance, streamIds, translation, contextTable } = masterOf(device);
+    assert(translation.kind === "abort", () => `${device.label} is released while it translates: ${translation.label}`);
+    for (const streamId of streamIds) instance.masters.delete(streamId);
+    contextTable?.free();
+    device.iommu!.data = undefined;
+  }
+
+  deviceGroup(device: Device, core: IommuCore): Group {
+    return device.pci === undefined ? singleDeviceGroup(device, core) : pciDeviceGroup(device, core);
+  }
+
+  capable(device: Device, capability: Capability): boolean {
+    const { features, options } = masterOf(device).instance;
+    switch (capability) {
+      case "cache-coherency":
+        return options.coherent ?? features.coherent;
+      case "noexec":
+      case "deferred-flush":
+        return true;
+      case "dirty-tracking":
+        return features.dirtyState && features.coherent;
+      // Neither can be promised for a device: the firmware does not say so, and ATS is never turned on.
+      case "enforce-cache-coherency":
+      case "pci-ats":
+        return false;
+    }
+  }
+
+  /** Flags to stage as reference 6.7 says. Refusals: EOPNOTSUPP, and those of a new domain. */
+  *allocatePaging(device: Device, flags: number, data: UserData | undefined): Task<PagingDomain> {
+    const { instance } = masterOf(device);
+    if (data !== undefined) refuse(EOPNOTSUPP, () => `${instance.label}: a paging domain takes no data`);
+    return new SmmuV3PagingDomain(instance, pagingOptions(instance, flags));
+  }
+
+  reservedRegions(device: Device): ReservedRegion[] {
+    const { msiRegion } = masterOf(device).instance.options;
+    return [msiRegion === undefined ? SOFTWARE_MSI : { ...msiRegion, type: "msi" }];
+  }
+
+  hardwareInfo(device: Device, requested: number): { readonly type: number; readonly bytes: Uint8Array } {
+    return hardwareInfo(masterOf(device).instance, requested);
+  }
+}
+
+function pagingOptions({ features, label }: SmmuV3Instance, flags: number): PagingOptions {
+  const stage1 = { stage: 1, nestingParent: false, dirtyTracking: (flags & ALLOC_DIRTY_TRACKING) !== 0 } as const;
+  const unsupported = (why: string): never =>
+    refuse(EOPNOTSUPP, () => `${label}: HWPT flags 0x${flags.toString(16)}: ${why}`);
+  switch (flags) {
+    case 0:
+      return features.stage1 ? stage1 : { stage: 2, nestingParent: false, dirtyTracking: false };
+    case ALLOC_NEST_PARENT:
+      if (!features.nesting) unsupported("a nesting parent needs both stages");
+      return { stage: 2, nestingParent: true, dirtyTracking: false };
+    case ALLOC_DIRTY_TRACKING:
+    case ALLOC_PASID:
+    case ALLOC_DIRTY_TRACKING | ALLOC_PASID:
+      if (!features.stage1) unsupported("dirty tracking and PASIDs need stage 1");
+      return stage1;
+    default:
+      return unsupported("no such combination");
+  }
+}

@@ -1,0 +1,87 @@
+// Runs in a browser.
+/**
+ * What happens on the SMMU's interrupts.
+ *
+ * Events are read by a task of their own, since answering may wait. Each is told to whoever listens. A stalled
+ * transaction gets exactly one answer (invariant 35); nobody can resolve a fault here, so the answer is always abort.
+ */
+import type { Task } from "../../runtime/index.ts";
+import { PRI_DENY, RESUME_ABORT, respondToPageRequest, resume } from "./commands.ts";
+import { decodeEvent, type EventRecord, explainEvent } from "./event-record.ts";
+import type { SmmuV3Instance } from "./instance.ts";
+import {
+  GERROR,
+  GERROR_CMDQ_ERR,
+  GERROR_EVENTQ_ABT,
+  GERROR_PRIQ_ABT,
+  GERROR_SFM,
+  GERRORN,
+  type InterruptLine,
+} from "./registers.ts";
+
+/** A `sync` interrupt needs nothing: whoever waits for a CMD_SYNC looks at CMDQ_CONS. */
+export function handleInterrupt(instance: SmmuV3Instance, line: InterruptLine): void {
+  const { system, name } = instance;
+  if (line === "gerror") handleGlobalError(instance);
+  else if (line === "event") system.tasks.spawn(`events of ${name}`, handleEvents(instance));
+  else if (line === "pri") system.tasks.spawn(`page requests of ${name}`, handlePageRequests(instance));
+}
+
+function* handleEvents(instance: SmmuV3Instance): Task<void> {
+  const { events, system } = instance;
+  for (let words = events.take(); words !== undefined; words = events.take()) {
+    handleEvent(instance, decodeEvent(instance.name, words));
+    if (system.tasks.exploring) yield* system.tasks.point();
+  }
+  if (events.acknowledgeOverflow()) warn(instance, "the event queue was full: events are lost");
+}
+
+function handleEvent(instance: SmmuV3Instance, event: EventRecord): void {
+  const { system, driver, masters, commands } = instance;
+  const explain = (): string => explainEvent(event, masters.get(event.streamId)?.device.name);
+  driver.onEvent?.(event, explain);
+  if (system.events.on) {
+    system.events.emit({ kind: "smmuv3.event.receive", instance: instance.name, name: event.name, text: explain() });
+  }
+  if (event.stallTag !== undefined) {
+    resume(commands, event.streamId, event.stallTag, RESUME_ABORT);
+    commands.publish();
+  }
+}
+
+/** There is nobody to bring pages in: every group of requests is denied. */
+function* handlePageRequests(instance: SmmuV3Instance): Task<void> {
+  const { pageRequests, commands, system } = instance;
+  if (pageRequests === undefined) return;
+  for (let words = pageRequests.take(); words !== undefined; words = pageRequests.take()) {
+    const [streamId, flags, low] = words;
+    const isLast = ((flags >>> 30) & 1) === 1;
+    const substreamId = flags >>> 31 === 1 ? flags & 0xfffff : undefined;
+    warn(instance, `page request of stream 0x${streamId.toString(16)}: denied`);
+    if (isLast) {
+      respondToPageRequest(commands, streamId, substreamId, low & 0x1ff, PRI_DENY);
+      commands.publish();
+    }
+    if (system.tasks.exploring) yield* system.tasks.point();
+  }
+  if (pageRequests.acknowledgeOverflow()) warn(instance, "the page request queue was full: requests are lost");
+}
+
+const globalErrors: readonly (readonly [number, string])[] = [
+  [GERROR_EVENTQ_ABT, "the event queue could not be written: events are lost"],
+  [GERROR_PRIQ_ABT, "the page request queue could not be written: requests are lost"],
+  [GERROR_SFM, "the SMMU is in service failure mode: it does not work any more"],
+];
+
+function handleGlobalError(instance: SmmuV3Instance): void {
+  const { registers, commands } = instance;
+  const active = (registers.read32(GERROR) ^ registers.read32(GERRORN)) >>> 0;
+  if (active & GERROR_CMDQ_ERR) commands.repair();
+  for (const [bit, text] of globalErrors) if (active & bit) warn(instance, text);
+  const others = active & ~GERROR_CMDQ_ERR;
+  if (others !== 0) registers.write32(GERRORN, (registers.read32(GERRORN) ^ others) >>> 0);
+}
+
+function warn({ system, name }: SmmuV3Instance, text: string): void {
+  if (system.events.on) system.events.emit({ kind: "smmuv3.warning", instance: name, text });
+}

@@ -1,0 +1,97 @@
+// Runs in a browser.
+/** The stream table entries that the driver makes (Arm IHI 0070 section 5.2; reference 6.2). */
+import type { LpaeFormat } from "../../pagetable/index.ts";
+import { type Entry, newEntry } from "./entry-writer.ts";
+import type { Features } from "./features.ts";
+import { addressSizeField, granuleField, INNER_SHAREABLE, WRITE_BACK } from "./fields.ts";
+
+const VALID = 1;
+const CONFIG_ABORT = 0;
+const CONFIG_BYPASS = 4;
+const CONFIG_STAGE1 = 5;
+const CONFIG_STAGE2 = 6;
+
+/** What happens to traffic without a substream id where there are context descriptors: S1DSS. */
+export const S1DSS_TERMINATE = 0;
+export const S1DSS_BYPASS = 1;
+export const S1DSS_SUBSTREAM_0 = 2;
+
+/** SHCFG: shareability as the transaction says. */
+const SHCFG_INCOMING = 1;
+
+const S1STALLD = 2 ** 27;
+const STRW_NS_EL1 = 0;
+const S2FWB = 2 ** 25;
+/** In the upper half of word 2. */
+const S2AA64 = 1 << 19;
+const S2PTW = 1 << 22;
+const S2S = 1 << 25;
+const S2R = 1 << 26;
+
+/** Every transaction is aborted, without an event. */
+export function abortEntry(): Entry {
+  const entry = newEntry();
+  entry[0] = VALID | (CONFIG_ABORT << 1);
+  return entry;
+}
+
+/** Addresses pass as they are. */
+export function bypassEntry(features: Features): Entry {
+  const entry = newEntry();
+  entry[0] = VALID | (CONFIG_BYPASS << 1);
+  entry[3] = shareability(features);
+  return entry;
+}
+
+/** Stage 1, by the context descriptors of the stream's own table. */
+export function contextTableEntry(
+  features: Features,
+  table: { readonly address: number; readonly log2Entries: number },
+  options: { readonly s1dss: number; readonly canStall: boolean },
+): Entry {
+  const entry = newEntry();
+  entry[0] = VALID | (CONFIG_STAGE1 << 1) | (table.address % 2 ** 32);
+  entry[1] = Math.floor(table.address / 2 ** 32) | (table.log2Entries << 27);
+  entry[2] = options.s1dss | (WRITE_BACK << 2) | (WRITE_BACK << 4) | (INNER_SHAREABLE << 6) | (STRW_NS_EL1 << 30);
+  if (features.stalls !== "never" && !options.canStall) entry[2] |= S1STALLD;
+  if (options.s1dss === S1DSS_BYPASS) entry[3] = shareability(features);
+  return entry;
+}
+
+/** What a stage 2 STE says of the table below it. */
+export interface Stage2Table {
+  readonly vmid: number;
+  readonly root: number;
+  readonly format: Pick<LpaeFormat, "granule" | "t0sz" | "sl0" | "outputBits">;
+  /** A guest's stage 1 may be put above it. */
+  readonly nestingParent: boolean;
+}
+
+/** Stage 2 alone. */
+export function stage2Entry(features: Features, table: Stage2Table, canStall: boolean): Entry {
+  const entry = newEntry();
+  const { format } = table;
+  entry[0] = VALID | (CONFIG_STAGE2 << 1);
+  entry[2] = table.nestingParent && features.forcedWriteBack ? S2FWB : 0;
+  entry[3] = shareability(features);
+  entry[4] = table.vmid;
+  entry[5] =
+    format.t0sz |
+    (format.sl0 << 6) |
+    (WRITE_BACK << 8) |
+    (WRITE_BACK << 10) |
+    (INNER_SHAREABLE << 12) |
+    (granuleField(format.granule) << 14) |
+    (addressSizeField(format.outputBits) << 16) |
+    S2AA64 |
+    S2PTW |
+    S2R |
+    (canStall ? S2S : 0);
+  entry[6] = table.root % 2 ** 32;
+  entry[7] = Math.floor(table.root / 2 ** 32);
+  return entry;
+}
+
+function shareability(features: Features): number {
+  return features.attributesOverride ? SHCFG_INCOMING << 12 : 0;
+}
