@@ -11,50 +11,95 @@
  */
 import { assert } from "../runtime/index.ts";
 
+/** What a view is inside: its bytes, and a DataView of them. */
+interface Viewed {
+  readonly $view: DataView;
+}
+
 export interface FieldType<T> {
   readonly size: number;
   readonly align: number;
-  readonly get: (view: DataView, offset: number) => T;
-  readonly set: (view: DataView, offset: number, value: T) => void;
+  /**
+   * The property of a view for a field at `offset`. Each type has accessors of its own code, not ones that call a
+   * function of the type: so that a read compiles to a load.
+   */
+  readonly property: (offset: number) => { get(this: Viewed): T; set(this: Viewed, value: T): void };
 }
 
-function scalar<T>(size: number, get: FieldType<T>["get"], set: FieldType<T>["set"]): FieldType<T> {
-  return { size, align: size, get, set };
-}
-
-export const u8: FieldType<number> = scalar(
-  1,
-  (v, o) => v.getUint8(o),
-  (v, o, x) => v.setUint8(o, x),
-);
-export const u16: FieldType<number> = scalar(
-  2,
-  (v, o) => v.getUint16(o, true),
-  (v, o, x) => v.setUint16(o, x, true),
-);
-export const u32: FieldType<number> = scalar(
-  4,
-  (v, o) => v.getUint32(o, true),
-  (v, o, x) => v.setUint32(o, x, true),
-);
-export const s32: FieldType<number> = scalar(
-  4,
-  (v, o) => v.getInt32(o, true),
-  (v, o, x) => v.setInt32(o, x, true),
-);
-export const u64: FieldType<bigint> = scalar(
-  8,
-  (v, o) => v.getBigUint64(o, true),
-  (v, o, x) => v.setBigUint64(o, x, true),
-);
+export const u8: FieldType<number> = {
+  size: 1,
+  align: 1,
+  property: (offset) => ({
+    get() {
+      return this.$view.getUint8(offset);
+    },
+    set(value) {
+      this.$view.setUint8(offset, value);
+    },
+  }),
+};
+export const u16: FieldType<number> = {
+  size: 2,
+  align: 2,
+  property: (offset) => ({
+    get() {
+      return this.$view.getUint16(offset, true);
+    },
+    set(value) {
+      this.$view.setUint16(offset, value, true);
+    },
+  }),
+};
+export const u32: FieldType<number> = {
+  size: 4,
+  align: 4,
+  property: (offset) => ({
+    get() {
+      return this.$view.getUint32(offset, true);
+    },
+    set(value) {
+      this.$view.setUint32(offset, value, true);
+    },
+  }),
+};
+export const s32: FieldType<number> = {
+  size: 4,
+  align: 4,
+  property: (offset) => ({
+    get() {
+      return this.$view.getInt32(offset, true);
+    },
+    set(value) {
+      this.$view.setInt32(offset, value, true);
+    },
+  }),
+};
+export const u64: FieldType<bigint> = {
+  size: 8,
+  align: 8,
+  property: (offset) => ({
+    get() {
+      return this.$view.getBigUint64(offset, true);
+    },
+    set(value) {
+      this.$view.setBigUint64(offset, value, true);
+    },
+  }),
+};
 
 /** `count` raw bytes, or an array of smaller fields that nobody reads one by one. */
 export function bytes(count: number): FieldType<Uint8Array> {
   return {
     size: count,
     align: 1,
-    get: (view, offset) => new Uint8Array(view.buffer, view.byteOffset + offset, count),
-    set: (view, offset, value) => new Uint8Array(view.buffer, view.byteOffset + offset, count).set(value),
+    property: (offset) => ({
+      get() {
+        return new Uint8Array(this.$view.buffer, this.$view.byteOffset + offset, count);
+      },
+      set(value) {
+        new Uint8Array(this.$view.buffer, this.$view.byteOffset + offset, count).set(value);
+      },
+    }),
   };
 }
 
@@ -87,7 +132,7 @@ export function defineStruct<const F extends Fields>(structName: string, fields:
   }
   size = Math.ceil(size / align) * align;
 
-  class View {
+  class View implements Viewed {
     static readonly structName = structName;
     static readonly size = size;
     static readonly fields = fields;
@@ -106,17 +151,7 @@ export function defineStruct<const F extends Fields>(structName: string, fields:
     }
   }
   for (const [name, field] of Object.entries(fields)) {
-    const offset = offsets[name];
-    const { get, set } = field as FieldType<unknown>;
-    Object.defineProperty(View.prototype, name, {
-      get(this: View) {
-        return get(this.$view, offset);
-      },
-      set(this: View, value: unknown) {
-        set(this.$view, offset, value);
-      },
-      enumerable: true,
-    });
+    Object.defineProperty(View.prototype, name, { ...field.property(offsets[name]), enumerable: true });
   }
   return View as unknown as Struct<F>;
 }

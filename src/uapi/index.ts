@@ -1,0 +1,6 @@
+// Runs in a browser.
+export { copyIn, copyOut } from "./copy.ts";
+export * from "./iommufd.ts";
+export { decodeRequest, type FieldValue, requestName, requestSize } from "./names.ts";
+export * from "./struct.ts";
+export * from "./vfio.ts";

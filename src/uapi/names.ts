@@ -1,0 +1,93 @@
+// Runs in a browser.
+/** What an ioctl is called and what its struct says, for people: traces and explanations. */
+import { type CommandRow, iommufdCommands } from "./iommufd.ts";
+import type { Fields, Struct } from "./struct.ts";
+import {
+  AttachIommufdPt,
+  BindIommufd,
+  DetachIommufdPt,
+  DeviceInfo,
+  Feature,
+  IoEventFd,
+  IrqInfo,
+  IrqSet,
+  PciHotReset,
+  PciHotResetInfo,
+  RegionInfo,
+  VFIO_DEVICE_ATTACH,
+  VFIO_DEVICE_BIND,
+  VFIO_DEVICE_DETACH,
+  VFIO_DEVICE_FEATURE,
+  VFIO_DEVICE_GET_INFO,
+  VFIO_DEVICE_GET_IRQ_INFO,
+  VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
+  VFIO_DEVICE_GET_REGION_INFO,
+  VFIO_DEVICE_IOEVENTFD,
+  VFIO_DEVICE_PCI_HOT_RESET,
+  VFIO_DEVICE_SET_IRQS,
+  vfioDeviceRequests,
+} from "./vfio.ts";
+
+/** A request by name, and its struct if it has one. */
+interface KnownRequest {
+  readonly name: string;
+  readonly struct: Struct<Fields> | undefined;
+}
+
+const known = new Map<number, KnownRequest>();
+
+for (const { number, name, struct } of Object.values(iommufdCommands) as unknown as CommandRow[]) {
+  known.set(number, { name, struct });
+}
+
+const vfioStructs = new Map<number, unknown>([
+  [VFIO_DEVICE_ATTACH, AttachIommufdPt],
+  [VFIO_DEVICE_BIND, BindIommufd],
+  [VFIO_DEVICE_DETACH, DetachIommufdPt],
+  [VFIO_DEVICE_FEATURE, Feature],
+  [VFIO_DEVICE_GET_INFO, DeviceInfo],
+  [VFIO_DEVICE_GET_IRQ_INFO, IrqInfo],
+  [VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, PciHotResetInfo],
+  [VFIO_DEVICE_GET_REGION_INFO, RegionInfo],
+  [VFIO_DEVICE_IOEVENTFD, IoEventFd],
+  [VFIO_DEVICE_PCI_HOT_RESET, PciHotReset],
+  [VFIO_DEVICE_SET_IRQS, IrqSet],
+]);
+for (const [number, name] of vfioDeviceRequests) {
+  known.set(number, { name, struct: vfioStructs.get(number) as Struct<Fields> | undefined });
+}
+
+/** The name of an ioctl number: `"IOAS_MAP"`, `"VFIO_DEVICE_GET_INFO"`; undefined if no iommufd or VFIO device has it. */
+export function requestName(request: number): string | undefined {
+  return known.get(request)?.name;
+}
+
+/** A field of a struct: a number, a 64-bit number, or raw bytes as hexadecimal digits. */
+export type FieldValue = number | bigint | string;
+
+/**
+ * The named fields of a request's struct. Bytes that are missing count as zero, those behind the struct are not shown;
+ * undefined where the number is unknown or takes no struct.
+ */
+export function decodeRequest(request: number, bytes: Uint8Array): Record<string, FieldValue> | undefined {
+  const struct = known.get(request)?.struct;
+  if (struct === undefined) return undefined;
+  const whole = new Uint8Array(struct.size);
+  whole.set(bytes.subarray(0, struct.size));
+  const view = new struct(whole);
+  const decoded: Record<string, FieldValue> = {};
+  for (const name of Object.keys(struct.fields)) {
+    const value = view[name] as number | bigint | Uint8Array;
+    decoded[name] = value instanceof Uint8Array ? hexadecimal(value) : value;
+  }
+  return decoded;
+}
+
+/** How many bytes {@link decodeRequest} can use; 0 where the request takes no struct. */
+export function requestSize(request: number): number {
+  return known.get(request)?.struct?.size ?? 0;
+}
+
+function hexadecimal(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

@@ -1,0 +1,53 @@
+// Runs in a browser.
+import type { Device } from "../iommu/index.ts";
+import type { PciDriver, PciFunction } from "../pci/index.ts";
+import { EINVAL, IdAllocator, refuse, type System, type Task } from "../runtime/index.ts";
+import { VfioDevice } from "./device.ts";
+
+/** Minor numbers of one character device region. */
+const LAST_NUMBER = 0xfffff;
+
+/** The driver vfio-pci: makes a VfioDevice of each function that it is bound to, under the lowest free number. */
+export class VfioPciDriver implements PciDriver {
+  readonly name = "vfio-pci";
+  private readonly system: System;
+  private readonly deviceOf: (member: PciFunction) => Device | undefined;
+  private readonly numbers = new IdAllocator(0, LAST_NUMBER);
+  private readonly byFunction = new Map<PciFunction, VfioDevice>();
+
+  /** `device` finds what the IOMMU core has of a function. */
+  constructor(system: System, options: { device: (member: PciFunction) => Device | undefined }) {
+    this.system = system;
+    this.deviceOf = options.device;
+  }
+
+  /** In the order in which they were bound. */
+  get devices(): readonly VfioDevice[] {
+    return [...this.byFunction.values()];
+  }
+
+  /** EINVAL if no IOMMU keeps the function's DMA coherent with the CPU's caches, or there is none. */
+  *probe(member: PciFunction): Task<void> {
+    yield* this.system.tasks.point();
+    const device = this.deviceOf(member);
+    const driver = device?.iommu?.instance.driver;
+    if (device === undefined || driver === undefined) refuse(EINVAL, () => `${member.name} is behind no IOMMU`);
+    if (!driver.capable(device, "cache-coherency")) {
+      refuse(EINVAL, () => `DMA of ${member.name} is not coherent with the CPU's caches`);
+    }
+    this.system.failures.point("vfio.device.probe");
+    const number = this.numbers.allocate();
+    if (number === undefined) refuse(EINVAL, () => "there are no more numbers for VFIO devices");
+    this.byFunction.set(member, new VfioDevice(this.system, { device, number, siblings: this.byFunction }));
+    device.driver = this.name;
+  }
+
+  *remove(member: PciFunction): Task<void> {
+    const vfio = this.byFunction.get(member);
+    if (vfio === undefined) return;
+    yield* vfio.leave();
+    this.byFunction.delete(member);
+    this.numbers.free(vfio.number);
+    vfio.device.driver = undefined;
+  }
+}

@@ -1,0 +1,84 @@
+// Runs in a browser.
+import type { Process } from "../memory/index.ts";
+import { EINVAL, ENOTTY, refuse } from "../runtime/index.ts";
+import {
+  FEATURE_GET,
+  FEATURE_LOW_POWER_ENTRY,
+  FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
+  FEATURE_LOW_POWER_EXIT,
+  FEATURE_MASK,
+  FEATURE_MIG_PRECOPY_INFO_V2,
+  FEATURE_PROBE,
+  FEATURE_SET,
+  Feature,
+  LowPowerEntryWithWakeup,
+} from "../uapi/index.ts";
+import { eventFd } from "./irq-data.ts";
+import type { LowPower } from "./low-power.ts";
+
+/** A feature that a device has. Those of migration, VF tokens, DMA logging and dma-buf are not among them. */
+interface FeatureRow {
+  readonly name: string;
+  /** Which of GET and SET it takes. */
+  readonly directions: number;
+  /** Bytes behind the header. */
+  readonly payload: number;
+  set(lowPower: LowPower, process: Process, payload: Uint8Array): void;
+}
+
+const features: ReadonlyMap<number, FeatureRow> = new Map<number, FeatureRow>([
+  [
+    FEATURE_LOW_POWER_ENTRY,
+    { name: "LOW_POWER_ENTRY", directions: FEATURE_SET, payload: 0, set: (lowPower) => lowPower.enter() },
+  ],
+  [
+    FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
+    {
+      name: "LOW_POWER_ENTRY_WITH_WAKEUP",
+      directions: FEATURE_SET,
+      payload: LowPowerEntryWithWakeup.size,
+      set: (lowPower, process, payload) => {
+        const entry = new LowPowerEntryWithWakeup(payload);
+        if (entry.reserved !== 0) refuse(EINVAL, () => `reserved is ${entry.reserved}, not 0`);
+        lowPower.enter(eventFd(process, entry.wakeup_eventfd));
+      },
+    },
+  ],
+  [
+    FEATURE_LOW_POWER_EXIT,
+    { name: "LOW_POWER_EXIT", directions: FEATURE_SET, payload: 0, set: (lowPower) => lowPower.exit() },
+  ],
+]);
+
+/** The FEATURE ioctl, checks in the order of reference 5.7. */
+export function deviceFeature(lowPower: LowPower, process: Process, argument: number): void {
+  const header = new Feature();
+  process.memory.read(argument, header.$bytes);
+  const { argsz, flags } = header;
+  const number = flags & FEATURE_MASK;
+  const directions = flags & (FEATURE_GET | FEATURE_SET);
+  const probe = (flags & FEATURE_PROBE) !== 0;
+  if (argsz < Feature.size) refuse(EINVAL, () => `argsz ${argsz} is below ${Feature.size}`);
+  if (flags & ~(FEATURE_MASK | FEATURE_GET | FEATURE_SET | FEATURE_PROBE)) {
+    refuse(EINVAL, () => `flags 0x${flags.toString(16)} has unknown bits`);
+  }
+  if (directions === (FEATURE_GET | FEATURE_SET) && !probe) {
+    refuse(EINVAL, () => "GET and SET together only probe");
+  }
+  // Asked before anything else: a device that cannot copy in advance has no such information.
+  if (number === FEATURE_MIG_PRECOPY_INFO_V2) refuse(EINVAL, () => "the device has no pre-copy migration");
+  const feature = features.get(number);
+  if (feature === undefined) refuse(ENOTTY, () => `the device has no feature ${number}`);
+  if (directions & ~feature.directions) refuse(EINVAL, () => `${feature.name} cannot be read`);
+  if (probe) return;
+  if (directions === 0) refuse(EINVAL, () => `neither GET nor SET nor PROBE of ${feature.name}`);
+  if (argsz - Feature.size < feature.payload) {
+    refuse(
+      EINVAL,
+      () => `${feature.name} wants ${feature.payload} bytes behind the header, not ${argsz - Feature.size}`,
+    );
+  }
+  const payload = new Uint8Array(feature.payload);
+  if (payload.length > 0) process.memory.read(argument + Feature.size, payload);
+  feature.set(lowPower, process, payload);
+}

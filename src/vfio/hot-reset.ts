@@ -1,0 +1,67 @@
+// Runs in a browser.
+/** Resets that reach more than one function (reference 5.7): those of a whole secondary bus. */
+import type { Process } from "../memory/index.ts";
+import { type PciFunction, restoreState, saveState } from "../pci/index.ts";
+import { EINVAL, ENODEV, ENOSPC, refuse } from "../runtime/index.ts";
+import {
+  DEVID_NOT_OWNED,
+  HOT_RESET_FLAG_DEV_ID,
+  HOT_RESET_FLAG_DEV_ID_OWNED,
+  PciDependentDevice,
+  PciHotReset,
+  PciHotResetInfo,
+} from "../uapi/index.ts";
+import { readArgument } from "./info.ts";
+
+/** Who asks: whose functions share its reset, and what they are to its iommufd. */
+export interface HotResetOwner {
+  readonly member: PciFunction;
+  /** The id of a function's device object in the asker's context; 0 if only its group is owned; undefined if neither. */
+  idOf(member: PciFunction): number | undefined;
+}
+
+/** The functions that a bus reset takes along, itself included. ENODEV on the root bus, which cannot be reset. */
+function affected({ member }: HotResetOwner): PciFunction[] {
+  const { bus } = member.place!;
+  if (bus.bridge === undefined) refuse(ENODEV, () => `${member.name} is on a root bus, which cannot be reset`);
+  return bus.functions;
+}
+
+/** GET_PCI_HOT_RESET_INFO of a device cdev. */
+export function hotResetInfo(process: Process, argument: number, owner: HotResetOwner): void {
+  const info = readArgument(process, argument, new PciHotResetInfo(), PciHotResetInfo.size);
+  const members = affected(owner);
+  const fits = info.argsz >= PciHotResetInfo.size + members.length * PciDependentDevice.size;
+  info.flags = 0;
+  info.count = members.length;
+  if (!fits) {
+    process.memory.write(argument, info.$bytes);
+    refuse(ENOSPC, () => `argsz ${info.argsz} has no room for ${members.length} devices`);
+  }
+  info.flags = HOT_RESET_FLAG_DEV_ID | HOT_RESET_FLAG_DEV_ID_OWNED;
+  const entries = new Uint8Array(members.length * PciDependentDevice.size);
+  for (const [index, member] of members.entries()) {
+    const entry = new PciDependentDevice(entries.subarray(index * PciDependentDevice.size));
+    const id = owner.idOf(member);
+    if (id === undefined) info.flags &= ~HOT_RESET_FLAG_DEV_ID_OWNED;
+    entry.devid = id ?? DEVID_NOT_OWNED;
+    entry.segment = member.place!.bus.host.segment;
+    entry.bus = member.place!.bus.number;
+    entry.devfn = member.devfn;
+  }
+  process.memory.write(argument + PciHotResetInfo.size, entries);
+  process.memory.write(argument, info.$bytes);
+}
+
+/** PCI_HOT_RESET of a device cdev: every function on the bus must be owned. */
+export function hotReset(process: Process, argument: number, owner: HotResetOwner): void {
+  const { flags, count } = readArgument(process, argument, new PciHotReset(), PciHotReset.size);
+  if (flags !== 0) refuse(EINVAL, () => `flags 0x${flags.toString(16)} has unknown bits`);
+  if (count !== 0) refuse(EINVAL, () => "a device cdev proves ownership by its iommufd, not by group descriptors");
+  const members = affected(owner);
+  const foreign = members.find((member) => owner.idOf(member) === undefined);
+  if (foreign) refuse(EINVAL, () => `${foreign.name} shares the reset and is not owned`);
+  const states = members.map((member) => saveState(member));
+  for (const member of members) member.functionLevelReset();
+  for (const [index, member] of members.entries()) restoreState(member, states[index]);
+}

@@ -1,0 +1,5 @@
+// Runs in a browser.
+export { VfioDevice } from "./device.ts";
+export { DeviceFile } from "./device-file.ts";
+export { VfioPciDriver } from "./driver.ts";
+export { vfioNodes } from "./sysfs.ts";

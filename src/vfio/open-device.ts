@@ -1,0 +1,107 @@
+// Runs in a browser.
+import type { Process } from "../memory/index.ts";
+import {
+  COMMAND,
+  COMMAND_MASTER,
+  type PciFunction,
+  resetFunction,
+  restoreState,
+  type SavedState,
+  saveState,
+} from "../pci/index.ts";
+import { EINVAL, refuse, type System, type Task } from "../runtime/index.ts";
+import { deviceFeature } from "./features.ts";
+import { deviceInfo, irqInfo, regionInfo } from "./info.ts";
+import { DeviceInterrupts } from "./interrupts.ts";
+import { IoEventFds } from "./io-event-fds.ts";
+import { LowPower } from "./low-power.ts";
+import { accessRegion, type Direction } from "./regions.ts";
+import { VirtualConfig } from "./virtual-config.ts";
+
+/**
+ * A PCI function in a client's hands: from a successful bind until its file is closed. What the function was before is
+ * kept, and put back by {@link close}.
+ */
+export class OpenDevice {
+  readonly member: PciFunction;
+  readonly config: VirtualConfig;
+  readonly interrupts: DeviceInterrupts;
+  private readonly system: System;
+  private readonly ioEventFds: IoEventFds;
+  private readonly lowPower = new LowPower();
+  private readonly canReset: boolean;
+  private readonly saved: SavedState;
+
+  /** Takes the function: no bus mastering, reset if it can be, configuration as it is then. */
+  constructor(system: System, member: PciFunction) {
+    system.failures.point("vfio.device.open");
+    this.system = system;
+    this.member = member;
+    this.stopMastering();
+    member.enableCount++;
+    this.canReset = resetFunction(member);
+    this.saved = saveState(member);
+    this.interrupts = new DeviceInterrupts(system, member, () => this.config);
+    this.config = new VirtualConfig(member, this.interrupts);
+    this.ioEventFds = new IoEventFds(member);
+  }
+
+  /** Gives the function back: silent, reset if it can be, configured as before. Cannot fail. */
+  close(): void {
+    this.lowPower.exit();
+    this.ioEventFds.free();
+    this.interrupts.free();
+    this.stopMastering();
+    restoreState(this.member, this.saved);
+    resetFunction(this.member);
+    this.stopMastering();
+    this.member.enableCount--;
+  }
+
+  getInfo(process: Process, argument: number): void {
+    this.lowPower.touch();
+    deviceInfo(process, argument, this.canReset);
+  }
+
+  getRegionInfo(process: Process, argument: number): void {
+    this.lowPower.touch();
+    regionInfo(process, argument, this.member);
+  }
+
+  getIrqInfo(process: Process, argument: number): void {
+    this.lowPower.touch();
+    irqInfo(process, argument, this.member, this.interrupts);
+  }
+
+  setIrqs(process: Process, argument: number): number {
+    this.lowPower.touch();
+    return this.interrupts.set(process, argument);
+  }
+
+  setIoEventFd(process: Process, argument: number): void {
+    this.lowPower.touch();
+    this.ioEventFds.set(process, argument);
+  }
+
+  /** EINVAL if the function has no way to be reset alone. */
+  reset(): void {
+    this.lowPower.touch();
+    if (!this.canReset) refuse(EINVAL, () => `${this.member.name} has no working reset of its own`);
+    resetFunction(this.member);
+  }
+
+  feature(process: Process, argument: number): void {
+    this.lowPower.touch();
+    deviceFeature(this.lowPower, process, argument);
+  }
+
+  *access(position: number, bytes: Uint8Array, direction: Direction): Task<number> {
+    this.lowPower.touch();
+    return yield* accessRegion(this.system, this.member, this.config, position, bytes, direction);
+  }
+
+  private stopMastering(): void {
+    const command = this.member.readConfig(COMMAND, 2);
+    this.member.writeConfig(COMMAND, 2, command & ~COMMAND_MASTER);
+  }
+}

@@ -1,0 +1,40 @@
+// Runs in a browser.
+/** What clients see of VFIO devices under /dev and /sys (reference 5.1). */
+import type { FileNode } from "../memory/index.ts";
+import { devicePath, relative } from "../pci/index.ts";
+import type { VfioPciDriver } from "./driver.ts";
+
+/** The character device region of VFIO devices; their number is the minor. */
+const MAJOR = 511;
+const classPath = "/sys/class/vfio-dev";
+
+/** As things stand: /dev/vfio/devices/vfioN, /sys/class/vfio-dev/vfioN and `vfio-dev/vfioN` in the directory of each device. */
+export function vfioNodes(driver: VfioPciDriver): Map<string, FileNode> {
+  const nodes = new Map<string, FileNode>();
+  nodes.set("/dev/vfio/devices", { kind: "directory" });
+  nodes.set(classPath, { kind: "directory" });
+  for (const vfio of driver.devices) {
+    const parent = devicePath(vfio.member);
+    const path = `${parent}/vfio-dev/${vfio.name}`;
+    const text = (read: () => string, mode: number): FileNode => ({ kind: "text", read, mode });
+    nodes.set(`/dev/vfio/devices/${vfio.name}`, {
+      kind: "device",
+      major: MAJOR,
+      minor: vfio.number,
+      mode: 0o600,
+      open: (process) => vfio.open(process),
+    });
+    nodes.set(`${classPath}/${vfio.name}`, { kind: "link", target: relative(classPath, path) });
+    nodes.set(
+      `${path}/dev`,
+      text(() => `${MAJOR}:${vfio.number}\n`, 0o444),
+    );
+    nodes.set(
+      `${path}/uevent`,
+      text(() => `MAJOR=${MAJOR}\nMINOR=${vfio.number}\nDEVNAME=vfio/devices/${vfio.name}\n`, 0o644),
+    );
+    nodes.set(`${path}/device`, { kind: "link", target: relative(path, parent) });
+    nodes.set(`${path}/subsystem`, { kind: "link", target: relative(path, classPath) });
+  }
+  return nodes;
+}
