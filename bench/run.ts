@@ -1,4 +1,4 @@
-/** `tsx bench/run.ts [NAME...]`: runs the benchmarks and prints one table. `--markdown` for docs/benchmarks.md. */
+/** Runs the benchmarks of all rooms, or those named, and prints one table. Start it with `npm run bench`. */
 import { readdirSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
@@ -9,7 +9,7 @@ const root = join(import.meta.dirname, "..");
 
 function benchFiles(folder: string): string[] {
   return readdirSync(join(root, folder), { recursive: true, encoding: "utf8" })
-    .filter((name) => name.endsWith(".bench.ts"))
+    .filter((name) => /\.bench\.[jt]s$/.test(name))
     .map((name) => join(root, folder, name))
     .sort();
 }

@@ -38,7 +38,7 @@ const allowed: Record<string, readonly string[]> = {
 const nodeRooms = new Set(["host", "cli"]);
 
 const files = readdirSync(source, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
-const isTest = (name: string): boolean => /\.(test|model|bench|e2e|long)\.ts$/.test(name);
+const isTest = (name: string): boolean => /\.(test|model|bench|e2e|long|test-support)\.ts$/.test(name);
 
 function roomOf(name: string): string {
   return Object.keys(allowed).find((room) => name.startsWith(`${room}/`)) ?? "";

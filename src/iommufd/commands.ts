@@ -1,0 +1,55 @@
+// Runs in a browser.
+import type { CommandName, CommandRow } from "../uapi/iommufd.ts";
+import { iommufdCommands } from "../uapi/iommufd.ts";
+import type { Call, CallOf, Handler } from "./call.ts";
+import { changeProcess } from "./change-process.ts";
+import { getHwInfo } from "./hw-info.ts";
+import { hwptAlloc, hwptGetDirtyBitmap, hwptInvalidate, hwptSetDirtyTracking } from "./hwpt-commands.ts";
+import { ioasAlloc, ioasAllowIovas, ioasIovaRanges, vfioIoas } from "./ioas-commands.ts";
+import { ioasCopy, ioasMap, ioasMapFile, ioasUnmap } from "./map-commands.ts";
+import { option } from "./option.ts";
+import { faultQueueAlloc, hwQueueAlloc, vdeviceAlloc, veventqAlloc, viommuAlloc } from "./queue-commands.ts";
+
+/** Who executes each command. */
+const handlers: { readonly [N in CommandName]: Handler<N> } = {
+  DESTROY: ({ context, command }: CallOf<"DESTROY">) => context.objects.destroy(command.id),
+  IOAS_ALLOC: ioasAlloc,
+  IOAS_ALLOW_IOVAS: ioasAllowIovas,
+  IOAS_COPY: ioasCopy,
+  IOAS_IOVA_RANGES: ioasIovaRanges,
+  IOAS_MAP: ioasMap,
+  IOAS_UNMAP: ioasUnmap,
+  OPTION: option,
+  VFIO_IOAS: vfioIoas,
+  HWPT_ALLOC: hwptAlloc,
+  GET_HW_INFO: getHwInfo,
+  HWPT_SET_DIRTY_TRACKING: hwptSetDirtyTracking,
+  HWPT_GET_DIRTY_BITMAP: hwptGetDirtyBitmap,
+  HWPT_INVALIDATE: hwptInvalidate,
+  FAULT_QUEUE_ALLOC: faultQueueAlloc,
+  IOAS_MAP_FILE: ioasMapFile,
+  VIOMMU_ALLOC: viommuAlloc,
+  VDEVICE_ALLOC: vdeviceAlloc,
+  IOAS_CHANGE_PROCESS: changeProcess,
+  VEVENTQ_ALLOC: veventqAlloc,
+  HW_QUEUE_ALLOC: hwQueueAlloc,
+};
+
+/** A view of some command's struct. */
+export type AnyCommand = { readonly $bytes: Uint8Array };
+
+/** A row of the table of uapi, and who executes it. */
+export interface Entry {
+  readonly row: Pick<CommandRow, "number" | "name" | "minimum"> & {
+    readonly struct: { new (): AnyCommand; readonly size: number };
+  };
+  readonly execute: (call: Call<AnyCommand>) => ReturnType<Handler<CommandName>>;
+}
+
+/** By the low 8 bits of the ioctl number. */
+export const entries: ReadonlyMap<number, Entry> = new Map(
+  Object.entries(iommufdCommands).map(([name, row]) => [
+    row.number % 256,
+    { row: row as Entry["row"], execute: handlers[name as CommandName] as Entry["execute"] },
+  ]),
+);

@@ -1,0 +1,470 @@
+// Runs in a browser.
+/**
+ * The IOVA space of an IOAS: which IOVAs show which memory, and the domains in which that is really so.
+ *
+ * Three sets: *areas* (mappings), *reserved* ranges (never mapped), *allowed* ranges (where the kernel may place a mapping
+ * by itself; none: everywhere). Areas and reserved ranges are disjoint and lie in one interval map, `occupied`.
+ *
+ * Always true:
+ * - every ready area is completely in every linked domain, and its pages are pinned exactly while there is a domain;
+ * - an area enters and leaves the domains only while its task holds `domainsLock`: for reading to move its own area, for
+ *   writing to add or remove a domain, which moves all of them;
+ * - `occupied`, reserved and allowed change in plain functions, at once: between two yields nobody sees them half changed,
+ *   so they need no lock of their own;
+ * - pages are unpinned only after every domain unmapped them *and* its sync returned: no DMA lands on them later.
+ *
+ * For a moment false: an area that is building or leaving takes its IOVAs without being (completely) mapped.
+ *
+ * Lock order: IOAS mutex → domainsLock → whatever a driver takes in map, unmap and sync.
+ */
+import { type PagingDomain, PROT_CACHE } from "../iommu/index.ts";
+import { PAGE_SIZE, type Process } from "../memory/index.ts";
+import {
+  assert,
+  EADDRINUSE,
+  EBUSY,
+  EEXIST,
+  EINVAL,
+  ENOENT,
+  EOVERFLOW,
+  EPERM,
+  type Interval,
+  IntervalMap,
+  Refusal,
+  RwLock,
+  refuse,
+  type System,
+  type Task,
+} from "../runtime/index.ts";
+import { Area, type Occupant, type Slice } from "./area.ts";
+import { mapArea, pinArea, unmapAreas, unpinArea } from "./mapping.ts";
+import { placeAutomatically } from "./placement.ts";
+import {
+  gapsBetween,
+  hexRange,
+  type IovaRange,
+  joinRanges,
+  MAX_IOVA,
+  RESERVED,
+  type ReservationOwner,
+  Reservations,
+} from "./reserved.ts";
+
+const LONGEST = MAX_IOVA - BigInt(PAGE_SIZE);
+
+/** What is to be mapped, and where. */
+export interface MapRequest {
+  /** In IOVA order; together `length` bytes. */
+  readonly slices: readonly Slice[];
+  readonly length: bigint;
+  /** The IOVA; undefined: the kernel chooses. */
+  readonly fixed: bigint | undefined;
+  /** PROT_READ, PROT_WRITE. */
+  readonly prot: number;
+  /** Makes the call. */
+  readonly caller: Process;
+}
+
+export class IovaSpace {
+  /** Of the IOAS, for messages. */
+  readonly label: string;
+  private readonly system: System;
+  private readonly domainsLock: RwLock;
+  private readonly domains: PagingDomain[] = [];
+  private readonly occupied = new IntervalMap<Occupant>();
+  private readonly reservations: Reservations = new Reservations(this.occupied);
+  /** Joined, ascending. */
+  private allowed: readonly IovaRange[] = [];
+  private hugePages = true;
+  private currentAlignment = 1n;
+  private areaCount = 0;
+
+  constructor(system: System, label: string) {
+    this.system = system;
+    this.label = label;
+    this.domainsLock = new RwLock(system, "iommufd.domains");
+  }
+
+  // ---- What is there
+
+  /** Every area's IOVA, length and offset in the page is a multiple of it; 1 to 4096. */
+  get alignment(): number {
+    return Number(this.currentAlignment);
+  }
+
+  get usesHugePages(): boolean {
+    return this.hugePages;
+  }
+
+  /** The areas, ascending. */
+  areas(): Area[] {
+    const areas: Area[] = [];
+    for (const { value } of this.occupied) if (value !== RESERVED) areas.push(value);
+    return areas;
+  }
+
+  /** What is not reserved, ascending. */
+  usableRanges(): IovaRange[] {
+    return gapsBetween(this.reservations.joined);
+  }
+
+  describe(): Record<string, unknown> {
+    return {
+      alignment: this.alignment,
+      hugePages: this.hugePages,
+      domains: this.domains.map((domain) => domain.label),
+      areas: this.areas().map(({ start, last, state, prot, pages, pinned }) => ({
+        start,
+        last,
+        state,
+        prot,
+        source: pages.source.label,
+        pinned,
+      })),
+      reserved: this.reservations.describe(),
+      allowed: this.allowed,
+    };
+  }
+
+  // ---- Map
+
+  /**
+   * Maps slices as consecutive areas; returns the IOVA of the first. Refusals in order: EINVAL (length), then for a fixed
+   * IOVA EINVAL (alignment), EOVERFLOW, EINVAL (reserved), EEXIST, else those of {@link placeAutomatically}; EPERM
+   * (WRITEABLE of a page set created without), EINVAL (offset in the page); with a domain those of pinning and of the
+   * driver. Then nothing has changed.
+   */
+  *map(request: MapRequest): Task<bigint> {
+    const start = this.place(request);
+    const areas = this.occupy(start, request);
+    yield* this.domainsLock.takeRead();
+    try {
+      if (this.domains.length > 0) yield* this.enterDomains(areas, request.caller);
+      for (const area of areas) area.state = "ready";
+    } catch (error) {
+      this.vacate(areas);
+      throw error;
+    } finally {
+      this.domainsLock.releaseRead();
+    }
+    if (this.system.events.on) {
+      this.system.events.emit({ kind: "iommufd.area.map", ioas: this.label, start, last: start + request.length - 1n });
+    }
+    return start;
+  }
+
+  /** Parts of page sets that show at `start` … `last`. ENOENT where no ready area is. */
+  slicesOf(start: bigint, last: bigint): Slice[] {
+    const slices: Slice[] = [];
+    for (let at = start; ; ) {
+      const area = this.occupied.at(at)?.value;
+      if (area === undefined || area === RESERVED || area.state !== "ready") {
+        return refuse(ENOENT, () => `nothing is mapped at 0x${at.toString(16)} of ${this.label}`);
+      }
+      if (area.last >= last) {
+        slices.push(area.slice(at, last));
+        return slices;
+      }
+      slices.push(area.slice(at, area.last));
+      at = area.last + 1n;
+    }
+  }
+
+  private place({ slices, length, fixed }: MapRequest): bigint {
+    if (length === 0n) refuse(EINVAL, () => "length is 0");
+    if (length > LONGEST) refuse(EINVAL, () => `length 0x${length.toString(16)} is above 0x${LONGEST.toString(16)}`);
+    this.checkAligned("length", length);
+    if (fixed === undefined) {
+      const [{ page, offset }] = slices;
+      const address = BigInt(page) * BigInt(PAGE_SIZE) + BigInt(offset);
+      return placeAutomatically(this.occupied, { length, address, alignment: this.alignment, allowed: this.allowed });
+    }
+    this.checkAligned("iova", fixed);
+    const last = fixed + (length - 1n);
+    if (last > MAX_IOVA) {
+      refuse(EOVERFLOW, () => `iova 0x${fixed.toString(16)} + length 0x${length.toString(16)} exceeds 64 bits`);
+    }
+    const hit = this.occupied.firstIntersecting(fixed, last);
+    if (hit !== undefined) this.refuseOccupied(fixed, last, hit);
+    return fixed;
+  }
+
+  private checkAligned(what: string, value: bigint): void {
+    const alignment = this.currentAlignment;
+    if (alignment !== 1n && value % alignment !== 0n) {
+      refuse(
+        EINVAL,
+        () => `${what} 0x${value.toString(16)} is no multiple of ${alignment}, the alignment of ${this.label}`,
+      );
+    }
+  }
+
+  /** Reserved ranges are named first, wherever they are in the range. */
+  private refuseOccupied(start: bigint, last: bigint, first: Interval<Occupant>): never {
+    for (const { value } of this.occupied.intersecting(start, last)) {
+      if (value !== RESERVED) continue;
+      const owners = this.reservations.ownersOf(start, last);
+      refuse(EINVAL, () => `${hexRange(start, last)} touches what is reserved in ${this.label}: ${owners}`);
+    }
+    const { value: area } = first;
+    assert(area !== RESERVED, "a reserved range was named before");
+    refuse(EEXIST, () => `${hexRange(start, last)} overlaps ${area.label} of ${this.label}`);
+  }
+
+  /** Makes the areas and takes their IOVAs. */
+  private occupy(start: bigint, { slices, prot }: MapRequest): Area[] {
+    this.system.failures.point("iommufd.area.allocate");
+    const alignment = this.alignment;
+    for (const { pages, offset } of slices) {
+      if ((prot & 2) !== 0 && !pages.writable) {
+        refuse(EPERM, () => `${pages.source.label} was mapped without WRITEABLE: no copy may be writeable`);
+      }
+      if (offset % alignment !== 0) {
+        refuse(
+          EINVAL,
+          () =>
+            `offset 0x${offset.toString(16)} in the page is no multiple of ${alignment}, the alignment of ${this.label}`,
+        );
+      }
+    }
+    const areas: Area[] = [];
+    let next = start;
+    for (const slice of slices) {
+      const area = new Area(next, next + (slice.length - 1n), slice, prot | PROT_CACHE);
+      area.interval = this.occupied.insert(area.start, area.last, area);
+      areas.push(area);
+      next = area.last + 1n;
+    }
+    this.areaCount += areas.length;
+    return areas;
+  }
+
+  private vacate(areas: readonly Area[]): void {
+    for (const area of areas) this.occupied.remove(area.interval!);
+    this.areaCount -= areas.length;
+  }
+
+  // ---- Unmap
+
+  /**
+   * Removes the areas in `start` … `last`, lowest first; returns how many bytes they had. Refusals at the first area that
+   * is building or leaving (EBUSY) or reaches out of the range (ENOENT): those before it are gone.
+   */
+  *unmap(start: bigint, last: bigint): Task<bigint> {
+    yield* this.domainsLock.takeRead();
+    let bytes = 0n;
+    try {
+      const leaving: Area[] = [];
+      const refusal = this.collectLeaving(start, last, leaving);
+      for (const area of leaving) bytes += area.last - area.start + 1n;
+      if (leaving.length > 0) {
+        yield* this.leaveDomains(leaving, this.domains);
+        this.vacate(leaving);
+      }
+      if (refusal !== undefined) throw refusal;
+    } finally {
+      this.domainsLock.releaseRead();
+    }
+    if (this.system.events.on) this.system.events.emit({ kind: "iommufd.area.unmap", ioas: this.label, start, last });
+    return bytes;
+  }
+
+  /** Hides from lookups, into `leaving`, what is to go; the refusal at which that ended. */
+  private collectLeaving(start: bigint, last: bigint, leaving: Area[]): Refusal | undefined {
+    let interval = this.occupied.firstIntersecting(start, last);
+    for (; interval !== undefined && interval.start <= last; interval = this.occupied.next(interval)) {
+      const area = interval.value;
+      if (area === RESERVED) continue;
+      if (area.state !== "ready") {
+        return new Refusal(EBUSY, () => `${area.label} of ${this.label} is ${area.state} in another call`);
+      }
+      if (area.start < start || area.last > last) {
+        return new Refusal(ENOENT, () => `${area.label} of ${this.label} is only partly in ${hexRange(start, last)}`);
+      }
+      area.state = "leaving";
+      leaving.push(area);
+    }
+    return undefined;
+  }
+
+  // ---- Reserved and allowed ranges
+
+  /** EADDRINUSE if an area or an allowed range is there; other reservations may be. */
+  reserve(start: bigint, last: bigint, owner: ReservationOwner | undefined): void {
+    for (const { value } of this.occupied.intersecting(start, last)) {
+      if (value === RESERVED) continue;
+      const who = owner?.label ?? "a test";
+      refuse(EADDRINUSE, () => `${who} reserves ${hexRange(start, last)}, where ${value.label} of ${this.label} is`);
+    }
+    for (const range of this.allowed) {
+      if (range.start > last || range.last < start) continue;
+      const allowed = hexRange(range.start, range.last);
+      const who = owner?.label ?? "a test";
+      refuse(EADDRINUSE, () => `${who} reserves ${hexRange(start, last)}, but ${allowed} is allowed in ${this.label}`);
+    }
+    this.reservations.add(start, last, owner);
+  }
+
+  /** Drops all that `owner` reserved. */
+  unreserve(owner: ReservationOwner): void {
+    this.reservations.remove(owner);
+  }
+
+  /** Replaces the allowed ranges; none: everywhere. EADDRINUSE if one touches a reserved range: the old ones stay. */
+  allow(ranges: readonly IovaRange[]): void {
+    for (const { start, last } of ranges) {
+      if (!this.reservations.joined.some((reserved) => reserved.start <= last && reserved.last >= start)) continue;
+      const owners = this.reservations.ownersOf(start, last);
+      refuse(
+        EADDRINUSE,
+        () => `allowed range ${hexRange(start, last)} touches what is reserved in ${this.label}: ${owners}`,
+      );
+    }
+    this.allowed = joinRanges(ranges);
+  }
+
+  // ---- Alignment
+
+  /** OPTION HUGE_PAGES. Off: EINVAL with a domain and an area, EADDRINUSE if an area does not fit the page size. */
+  *setHugePages(on: boolean): Task<void> {
+    yield* this.domainsLock.takeWrite();
+    try {
+      if (on === this.hugePages) return;
+      if (!on && this.domains.length > 0 && this.areaCount > 0) {
+        refuse(
+          EINVAL,
+          () => `${this.label} has ${this.areaCount} areas in ${this.domains[0].label}: too late to split pages`,
+        );
+      }
+      if (!on) this.raiseAlignment(BigInt(PAGE_SIZE), "huge pages off");
+      this.hugePages = on;
+      this.recomputeAlignment();
+    } finally {
+      this.domainsLock.releaseWrite();
+    }
+  }
+
+  private raiseAlignment(alignment: bigint, who: string): void {
+    if (alignment <= this.currentAlignment) return;
+    for (const { value } of this.occupied) {
+      if (value === RESERVED || value.isAligned(alignment)) continue;
+      refuse(EADDRINUSE, () => `${who} wants alignment ${alignment}, which ${value.label} of ${this.label} has not`);
+    }
+    this.currentAlignment = alignment;
+  }
+
+  private recomputeAlignment(): void {
+    let alignment = this.hugePages ? 1 : PAGE_SIZE;
+    for (const domain of this.domains) alignment = Math.max(alignment, domain.pageSizes[0]);
+    this.currentAlignment = BigInt(alignment);
+  }
+
+  // ---- Domains
+
+  /**
+   * From now on `domain` shows every area. Refusals in order: EINVAL (its smallest page is above 4096), EADDRINUSE
+   * (alignment, aperture), then those of pinning and of the driver. Then everything is as before.
+   */
+  *link(domain: PagingDomain, owner: ReservationOwner, caller: Process): Task<void> {
+    yield* this.domainsLock.takeWrite();
+    try {
+      this.system.failures.point("iommufd.domain.link");
+      const [smallest] = domain.pageSizes;
+      if (smallest > PAGE_SIZE) refuse(EINVAL, () => `the smallest page of ${domain.label} is ${smallest}, above 4096`);
+      this.raiseAlignment(BigInt(smallest), owner.label);
+      const { start, last } = domain.aperture;
+      if (start > 0n) this.reserve(0n, start - 1n, owner);
+      if (last < MAX_IOVA) this.reserve(last + 1n, MAX_IOVA, owner);
+      yield* this.fillDomain(domain, caller);
+      this.domains.push(domain);
+      this.tell("iommufd.domain.link", domain);
+    } catch (error) {
+      this.unreserve(owner);
+      this.recomputeAlignment();
+      throw error;
+    } finally {
+      this.domainsLock.releaseWrite();
+    }
+  }
+
+  /** `domain` shows nothing any more. Cannot fail. */
+  *unlink(domain: PagingDomain, owner: ReservationOwner): Task<void> {
+    yield* this.domainsLock.takeWrite();
+    const index = this.domains.indexOf(domain);
+    assert(index >= 0, () => `${domain.label} is not linked to ${this.label}`);
+    this.domains.splice(index, 1);
+    yield* this.leaveDomains(this.readyAreas(), [domain]);
+    this.unreserve(owner);
+    this.recomputeAlignment();
+    this.tell("iommufd.domain.unlink", domain);
+    this.domainsLock.releaseWrite();
+  }
+
+  /** Drops all areas, of a space without domains. */
+  clear(): void {
+    assert(this.domains.length === 0, () => `${this.label} is cleared but linked to ${this.domains[0].label}`);
+    this.vacate(this.areas());
+  }
+
+  /** Areas that are in the domains. Under the write lock that is: all but those that wait to enter. */
+  private readyAreas(): Area[] {
+    return this.areas().filter((area) => area.state === "ready");
+  }
+
+  /** Maps every ready area into a domain that is not linked yet; all or nothing. */
+  private *fillDomain(domain: PagingDomain, caller: Process): Task<void> {
+    const areas = this.readyAreas();
+    let done = 0;
+    try {
+      for (; done < areas.length; done++) {
+        const area = areas[done];
+        pinArea(area, caller);
+        try {
+          yield* mapArea(domain, area, this.hugePages);
+        } catch (error) {
+          if (this.domains.length === 0) unpinArea(area);
+          throw error;
+        }
+      }
+    } catch (error) {
+      yield* this.leaveDomains(areas.slice(0, done), [domain]);
+      throw error;
+    }
+  }
+
+  /** Pins areas and maps them into every linked domain; all or nothing. */
+  private *enterDomains(areas: readonly Area[], caller: Process): Task<void> {
+    const { domains } = this;
+    let area = 0;
+    let domain = 0;
+    try {
+      for (; area < areas.length; area++) {
+        pinArea(areas[area], caller);
+        for (domain = 0; domain < domains.length; domain++)
+          yield* mapArea(domains[domain], areas[area], this.hugePages);
+      }
+    } catch (error) {
+      yield* this.leaveDomains(areas.slice(0, area), domains);
+      if (areas[area].pinned) {
+        yield* this.leaveDomains([areas[area]], domains.slice(0, domain));
+        unpinArea(areas[area]);
+      }
+      throw error;
+    }
+  }
+
+  /**
+   * Takes areas out of `domains`; what is in no domain then is unpinned, once no domain's hardware remembers it. Called
+   * with the linked domains, or with one that is not among them (yet, or any more).
+   */
+  private *leaveDomains(areas: readonly Area[], domains: readonly PagingDomain[]): Task<void> {
+    this.domainsLock.assertHeld();
+    for (let i = 0; i < domains.length; i++) yield* unmapAreas(domains[i], areas);
+    if (domains === this.domains || this.domains.length === 0)
+      for (const area of areas) if (area.pinned) unpinArea(area);
+  }
+
+  private tell(kind: string, domain: PagingDomain): void {
+    if (this.system.events.on) this.system.events.emit({ kind, ioas: this.label, domain: domain.label });
+  }
+}

@@ -1,0 +1,139 @@
+// Runs in a browser.
+/** MAP, MAP_FILE, COPY, UNMAP: what an IOAS shows (reference 3.4). */
+import { PROT_READ, PROT_WRITE } from "../iommu/index.ts";
+import { PAGE_SIZE } from "../memory/index.ts";
+import { EINVAL, ENOENT, EOPNOTSUPP, EOVERFLOW, refuse, type Task } from "../runtime/index.ts";
+import { MAP_FIXED_IOVA, MAP_READABLE, MAP_WRITEABLE } from "../uapi/iommufd.ts";
+import type { Slice } from "./area.ts";
+import type { CallOf } from "./call.ts";
+import { Ioas } from "./ioas.ts";
+import { refuseReserved } from "./ioas-commands.ts";
+import { FilePages, type PageSet, UserPages } from "./page-set.ts";
+import { hexRange, MAX_IOVA } from "./reserved.ts";
+
+const MAP_FLAGS = MAP_FIXED_IOVA | MAP_WRITEABLE | MAP_READABLE;
+const PAGE = BigInt(PAGE_SIZE);
+
+export function* ioasMap(call: CallOf<"IOAS_MAP">): Task<void> {
+  const { context, command, process } = call;
+  const { flags, length, iova, user_va: address } = command;
+  checkFlags(flags);
+  refuseReserved(command.reserved);
+  if (iova === MAX_IOVA) refuseMaximum("iova");
+  if (length === MAX_IOVA) refuseMaximum("length");
+  const prot = protOf(flags);
+  const ioas = context.objects.use(command.ioas_id, Ioas);
+  try {
+    if (address + length > MAX_IOVA)
+      refuse(EOVERFLOW, () => `user_va ${hex(address)} + length ${hex(length)} exceeds 64 bits`);
+    const pages = context.newPageSet(process, new UserPages(process), (flags & MAP_WRITEABLE) !== 0);
+    const fixed = (flags & MAP_FIXED_IOVA) !== 0 ? iova : undefined;
+    const slices = [sliceAt(pages, address, length)];
+    command.iova = yield* ioas.space.map({ slices, length, fixed, prot, caller: process });
+  } finally {
+    context.objects.release(ioas);
+  }
+  call.respond();
+}
+
+export function* ioasMapFile(call: CallOf<"IOAS_MAP_FILE">): Task<void> {
+  const { context, command, process } = call;
+  const { flags, length, iova, start } = command;
+  checkFlags(flags);
+  if (iova === MAX_IOVA) refuseMaximum("iova");
+  if (length === MAX_IOVA) refuseMaximum("length");
+  const prot = protOf(flags);
+  const ioas = context.objects.use(command.ioas_id, Ioas);
+  try {
+    if (length === 0n) refuse(EINVAL, () => "length is 0");
+    if (start + length - 1n > MAX_IOVA)
+      refuse(EOVERFLOW, () => `start ${hex(start)} + length ${hex(length)} exceeds 64 bits`);
+    const file = new FilePages(context.memory, process.file(command.fd));
+    const pages = context.newPageSet(process, file, (flags & MAP_WRITEABLE) !== 0);
+    const fixed = (flags & MAP_FIXED_IOVA) !== 0 ? iova : undefined;
+    const slices = [sliceAt(pages, start, length)];
+    command.iova = yield* ioas.space.map({ slices, length, fixed, prot, caller: process });
+  } finally {
+    context.objects.release(ioas);
+  }
+  call.respond();
+}
+
+export function* ioasCopy(call: CallOf<"IOAS_COPY">): Task<void> {
+  const { context, command, process } = call;
+  const { flags, length, src_iova: from, dst_iova: to } = command;
+  checkFlags(flags);
+  if (length === MAX_IOVA) refuseMaximum("length");
+  if (from === MAX_IOVA) refuseMaximum("src_iova");
+  if (to === MAX_IOVA) refuseMaximum("dst_iova");
+  const prot = protOf(flags);
+  const slices = slicesToCopy(context.objects.find(command.src_ioas_id, Ioas), from, length);
+  const ioas = context.objects.use(command.dst_ioas_id, Ioas);
+  try {
+    const fixed = (flags & MAP_FIXED_IOVA) !== 0 ? to : undefined;
+    command.dst_iova = yield* ioas.space.map({ slices, length, fixed, prot, caller: process });
+  } finally {
+    context.objects.release(ioas);
+  }
+  call.respond();
+}
+
+/** With iova 0 and length 2^64 - 1 everything goes, even if there is nothing. */
+export function* ioasUnmap(call: CallOf<"IOAS_UNMAP">): Task<void> {
+  const { context, command } = call;
+  const { iova, length } = command;
+  const ioas = context.objects.use(command.ioas_id, Ioas);
+  try {
+    if (iova === 0n && length === MAX_IOVA) {
+      command.length = yield* ioas.space.unmap(0n, MAX_IOVA);
+    } else {
+      if (iova === MAX_IOVA) refuseMaximum("iova");
+      if (length === MAX_IOVA) refuseMaximum("length");
+      const last = lastOf(iova, length);
+      const bytes = yield* ioas.space.unmap(iova, last);
+      if (bytes === 0n) refuse(ENOENT, () => `nothing is mapped in ${hexRange(iova, last)} of ${ioas.label}`);
+      command.length = bytes;
+    }
+  } finally {
+    context.objects.release(ioas);
+  }
+  call.respond();
+}
+
+function slicesToCopy(source: Ioas, start: bigint, length: bigint): Slice[] {
+  return source.space.slicesOf(start, lastOf(start, length));
+}
+
+/** The last IOVA of a range. EINVAL: empty; EOVERFLOW. */
+function lastOf(start: bigint, length: bigint): bigint {
+  if (length === 0n) refuse(EINVAL, () => "length is 0");
+  const last = start + (length - 1n);
+  if (last > MAX_IOVA) refuse(EOVERFLOW, () => `iova ${hex(start)} + length ${hex(length)} exceeds 64 bits`);
+  return last;
+}
+
+function sliceAt(pages: PageSet, address: bigint, length: bigint): Slice {
+  const near = Number(address);
+  return near <= Number.MAX_SAFE_INTEGER
+    ? { pages, page: Math.floor(near / PAGE_SIZE), offset: near % PAGE_SIZE, length }
+    : { pages, page: Number(address / PAGE), offset: Number(address % PAGE), length };
+}
+
+function checkFlags(flags: number): void {
+  const unknown = flags & ~MAP_FLAGS;
+  if (unknown !== 0) refuse(EOPNOTSUPP, () => `unknown flags 0x${(unknown >>> 0).toString(16)}`);
+}
+
+function refuseMaximum(field: string): never {
+  refuse(EOVERFLOW, () => `${field} is 2^64 - 1`);
+}
+
+function protOf(flags: number): number {
+  const prot = ((flags & MAP_READABLE) !== 0 ? PROT_READ : 0) | ((flags & MAP_WRITEABLE) !== 0 ? PROT_WRITE : 0);
+  if (prot === 0) refuse(EINVAL, () => "neither READABLE nor WRITEABLE");
+  return prot;
+}
+
+function hex(value: bigint): string {
+  return `0x${value.toString(16)}`;
+}

@@ -1,0 +1,48 @@
+// Runs in a browser.
+import { defineMachine } from "./define.ts";
+import type { MachineInput } from "./schema.ts";
+import type { MachineDescription } from "./types.ts";
+
+/** The machines that come with uiommu, as one would write them. */
+export const presetInputs: readonly (MachineInput & { readonly name: string })[] = [
+  {
+    name: "default",
+    about: "One SMMUv3, two edu devices in groups of their own, and one with two functions that share a group.",
+    iommus: [{ kind: "smmuv3" }],
+    devices: [
+      { model: "edu", address: "00:01.0" },
+      { model: "edu", address: "00:02.0" },
+      { model: "edu", address: "00:03.0", functions: 2 },
+    ],
+  },
+  {
+    name: "two-edu",
+    about: "One SMMUv3 and exactly two edu devices.",
+    iommus: [{ kind: "smmuv3" }],
+    devices: [
+      { model: "edu", address: "00:01.0" },
+      { model: "edu", address: "00:02.0" },
+    ],
+  },
+  {
+    name: "empty",
+    about: "One SMMUv3 and no devices.",
+    iommus: [{ kind: "smmuv3" }],
+    devices: [],
+  },
+  {
+    name: "nested",
+    about: "One SMMUv3 with both stages, PASIDs and range invalidation; two edu devices that can send PASIDs.",
+    iommus: [{ kind: "smmuv3", features: { stage1: true, stage2: true, rangeInvalidation: true, pasidBits: 16 } }],
+    devices: [
+      { model: "edu", address: "00:01.0", capabilities: { pasid: 16 } },
+      { model: "edu", address: "00:02.0", capabilities: { pasid: 16 } },
+    ],
+  },
+];
+
+/** By name, in the order in which to show them. Each is made when it is asked for. */
+export const presets: Readonly<Record<string, MachineDescription>> = Object.defineProperties(
+  {},
+  Object.fromEntries(presetInputs.map((input) => [input.name, { enumerable: true, get: () => defineMachine(input) }])),
+);

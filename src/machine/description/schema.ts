@@ -1,0 +1,217 @@
+// Runs in a browser.
+/**
+ * What may stand in a machine file, as a JSON Schema: the one source of the check, of the TypeScript type of the input,
+ * and of the completion in editors (docs/machine.schema.json is this value, written out).
+ *
+ * It is plain data, so that starting a machine loads no schema library. `errorMessage` says what would be right; editors
+ * show it too. Rules that tie two places together (a unique address, a known IOMMU) are in resolve.ts.
+ */
+import type { XStatic } from "typebox/schema";
+
+/** Patterns are anchored, and free of what the dialects of regular expressions disagree about. */
+export const SIZE_PATTERN = "^(0x[0-9a-fA-F]+|[0-9]+ ?(B|KiB|MiB|GiB|TiB))$";
+export const NAME_PATTERN = "^[a-z][a-z0-9-]*$";
+export const PCI_ADDRESS_PATTERN = "^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}([.][0-7])?$";
+
+/** Every kind of IOMMU, device model and driver that a machine file may name. */
+export const IOMMU_KINDS = ["smmuv3"] as const;
+export const MODELS = ["edu"] as const;
+export const DRIVERS = ["vfio-pci", "none"] as const;
+
+export const machineSchema = {
+  $schema: "http://json-schema.org/draft-07/schema#",
+  title: "uiommu machine",
+  description: "A machine for uiommu: its memory, its IOMMUs and its PCI devices.",
+  type: "object",
+  additionalProperties: false,
+  properties: {
+    name: {
+      description: "What to call the machine. The file's name, if absent.",
+      type: "string",
+      pattern: NAME_PATTERN,
+      errorMessage: "a name of lower-case letters, digits and hyphens",
+    },
+    about: { description: "One sentence for people.", type: "string", errorMessage: "a sentence" },
+    memory: {
+      description: "RAM, and how much of their own memory clients may pin.",
+      type: "object",
+      additionalProperties: false,
+      properties: {
+        base: {
+          description: "Physical address where RAM begins. A multiple of 2 MiB; 0x40000000 if absent.",
+          anyOf: [
+            { type: "integer", minimum: 0 },
+            { type: "string", pattern: SIZE_PATTERN },
+          ],
+          errorMessage: "an address such as 0x40000000",
+        },
+        size: {
+          description: "How much RAM there is. A multiple of 2 MiB; 1GiB if absent. It costs nothing until it is used.",
+          anyOf: [
+            { type: "integer", minimum: 1 },
+            { type: "string", pattern: SIZE_PATTERN },
+          ],
+          errorMessage: "a size such as 64KiB, 1GiB or 0x40000000",
+        },
+        memlock: {
+          description:
+            "RLIMIT_MEMLOCK of every client: a size, unlimited, or inherit (the default: the client's own limit).",
+          anyOf: [
+            { type: "integer", minimum: 0 },
+            { enum: ["inherit", "unlimited"] },
+            { type: "string", pattern: SIZE_PATTERN },
+          ],
+          errorMessage: "a size such as 8MiB, or unlimited, or inherit",
+        },
+      },
+    },
+    defaultDomain: {
+      description: "How devices translate that nobody has taken: dma (the default: an empty page table) or identity.",
+      enum: ["dma", "identity"],
+    },
+    iommus: {
+      description: "The IOMMUs. One SMMUv3 called smmu0, if absent; [] for none.",
+      type: "array",
+      items: {
+        type: "object",
+        additionalProperties: false,
+        required: ["kind"],
+        properties: {
+          name: {
+            description: "How devices name it: smmu0, smmu1, … if absent.",
+            type: "string",
+            pattern: NAME_PATTERN,
+            errorMessage: "a name of lower-case letters, digits and hyphens",
+          },
+          kind: {
+            description: "What it is.",
+            enum: IOMMU_KINDS,
+            errorMessage: `one of the known kinds: ${IOMMU_KINDS.join(", ")}`,
+          },
+          base: {
+            description: "Physical address of its registers. A multiple of 64 KiB; 0x9050000 and upwards if absent.",
+            anyOf: [
+              { type: "integer", minimum: 0 },
+              { type: "string", pattern: SIZE_PATTERN },
+            ],
+            errorMessage: "an address such as 0x9050000",
+          },
+          features: {
+            description: "What its ID registers say. Nesting is there when both stages are.",
+            type: "object",
+            additionalProperties: false,
+            properties: {
+              stage1: { description: "Stage 1: context descriptors, ASIDs (IDR0.S1P).", type: "boolean" },
+              stage2: { description: "Stage 2: VMIDs (IDR0.S2P).", type: "boolean" },
+              rangeInvalidation: { description: "One command invalidates a range (IDR3.RIL).", type: "boolean" },
+              twoLevelStreamTable: {
+                description: "The stream table may have two levels (IDR0.ST_LVL).",
+                type: "boolean",
+              },
+              coherent: { description: "Table walks and queues are cache coherent (IDR0.COHACC).", type: "boolean" },
+              granules: {
+                description: "Translation granules (IDR5.GRAN4K, GRAN16K, GRAN64K).",
+                type: "array",
+                minItems: 1,
+                uniqueItems: true,
+                items: { enum: ["4KiB", "16KiB", "64KiB"] },
+                errorMessage: "a list such as [4KiB, 64KiB]",
+              },
+              outputBits: {
+                description: "Width of a physical address (IDR5.OAS).",
+                enum: [32, 36, 40, 42, 44, 48],
+              },
+              asidBits: { description: "Width of an ASID (IDR0.ASID16).", enum: [8, 16] },
+              vmidBits: { description: "Width of a VMID (IDR0.VMID16).", enum: [8, 16] },
+              pasidBits: {
+                description: "Width of a PASID, in Arm's words a SubstreamID (IDR1.SSIDSIZE); 0 for none.",
+                type: "integer",
+                minimum: 0,
+                maximum: 20,
+              },
+              streamIdBits: {
+                description: "Width of a StreamID (IDR1.SIDSIZE). More than 16 needs twoLevelStreamTable.",
+                type: "integer",
+                minimum: 8,
+                maximum: 32,
+              },
+            },
+          },
+        },
+      },
+      errorMessage: "a list, each item beginning with a hyphen",
+    },
+    devices: {
+      description: "The devices on the root bus, 0000:00.",
+      type: "array",
+      items: {
+        type: "object",
+        additionalProperties: false,
+        required: ["model"],
+        properties: {
+          model: {
+            description: "What it is.",
+            enum: MODELS,
+            errorMessage: `one of the known models: ${MODELS.join(", ")}`,
+          },
+          address: {
+            description: "Where it sits: 00:01.0. The lowest free place from 00:01.0 on, if absent.",
+            type: "string",
+            pattern: PCI_ADDRESS_PATTERN,
+            errorMessage: "an address such as 00:01.0",
+          },
+          functions: {
+            description: "How many functions it has, all of this model. 1 if absent.",
+            type: "integer",
+            minimum: 1,
+            maximum: 8,
+          },
+          iommu: {
+            description: "The IOMMU that translates its DMA, by name, or none. The only one, if absent.",
+            type: "string",
+            errorMessage: "the name of an IOMMU, or none",
+          },
+          driver: {
+            description: "The driver bound to it: vfio-pci (the default, behind an IOMMU) or none.",
+            enum: DRIVERS,
+          },
+          capabilities: {
+            description: "What its configuration space offers beyond the model's own.",
+            type: "object",
+            additionalProperties: false,
+            properties: {
+              express: {
+                description: "It is a PCI Express endpoint. True if one of the others is given.",
+                type: "boolean",
+              },
+              acs: {
+                description: "Access Control Services: its functions are kept apart, each in a group of its own.",
+                type: "boolean",
+              },
+              ats: { description: "Address Translation Services.", type: "boolean" },
+              pri: { description: "Page Request Interface. Needs ats.", type: "boolean" },
+              pasid: { description: "Width of the PASIDs that it can send.", type: "integer", minimum: 1, maximum: 20 },
+            },
+          },
+          options: {
+            description: "Options of the model.",
+            type: "object",
+            additionalProperties: false,
+            properties: {
+              dmaMask: {
+                description: "edu: how many address bits its DMA engine has. 28 if absent.",
+                type: "integer",
+                minimum: 12,
+                maximum: 64,
+              },
+            },
+          },
+        },
+      },
+      errorMessage: "a list, each item beginning with a hyphen",
+    },
+  },
+} as const;
+
+/** A machine as it is written: everything may be absent but what a thing is. */
+export type MachineInput = XStatic<typeof machineSchema>;

@@ -1,0 +1,90 @@
+// Runs in a browser.
+/** A machine, described: every default filled in, every reference checked. What `buildMachine` builds. */
+export interface MachineDescription {
+  readonly name: string;
+  /** One sentence for people, or "". */
+  readonly about: string;
+  readonly memory: MemoryDescription;
+  /** How devices translate that nobody has taken. */
+  readonly defaultDomain: "identity" | "dma";
+  /** In the order in which they are probed. */
+  readonly iommus: readonly IommuDescription[];
+  /** One for each PCI function, in ascending address: the order in which they are probed. */
+  readonly devices: readonly DeviceDescription[];
+}
+
+export interface MemoryDescription {
+  /** Physical address of RAM, and its size in bytes: multiples of 2 MiB. */
+  readonly base: number;
+  readonly size: number;
+  /** RLIMIT_MEMLOCK of the clients in bytes, Infinity for none; "inherit": what each client really has. */
+  readonly memlock: number | "inherit";
+}
+
+export interface IommuDescription {
+  readonly name: string;
+  readonly kind: "smmuv3";
+  /** Physical address of the registers: two pages of 64 KiB, one after the other. */
+  readonly base: number;
+  readonly features: SmmuFeatureDescription;
+}
+
+/** What the ID registers of an SMMUv3 say. It can nest when it has both stages. */
+export interface SmmuFeatureDescription {
+  readonly stage1: boolean;
+  readonly stage2: boolean;
+  readonly rangeInvalidation: boolean;
+  readonly twoLevelStreamTable: boolean;
+  readonly coherent: boolean;
+  /** In bytes, ascending. */
+  readonly granules: readonly Granule[];
+  /** Of a physical address. An input address has 48 bits. */
+  readonly outputBits: 32 | 36 | 40 | 42 | 44 | 48;
+  readonly asidBits: 8 | 16;
+  readonly vmidBits: 8 | 16;
+  /** 0 for none. */
+  readonly pasidBits: number;
+  readonly streamIdBits: number;
+}
+
+export type Granule = 4096 | 16384 | 65536;
+
+/** One PCI function. */
+export interface DeviceDescription {
+  readonly model: "edu";
+  readonly address: PciAddress;
+  /** Its device has more functions than this one. */
+  readonly multifunction: boolean;
+  /** Name of the IOMMU that translates its DMA, if any. */
+  readonly iommu: string | undefined;
+  /** The driver bound to it, if any. */
+  readonly driver: "vfio-pci" | undefined;
+  readonly capabilities: CapabilityDescription;
+  readonly options: EduOptions;
+}
+
+export interface PciAddress {
+  readonly bus: number;
+  readonly device: number;
+  readonly function: number;
+}
+
+export interface CapabilityDescription {
+  /** A PCI Express endpoint, with 4096 bytes of configuration space. */
+  readonly express: boolean;
+  readonly acs: boolean;
+  readonly ats: boolean;
+  readonly pri: boolean;
+  /** Width of the PASIDs that it can send; 0 for none. */
+  readonly pasidBits: number;
+}
+
+export interface EduOptions {
+  /** Address bits of the DMA engine: 28 as the device's specification has it, 64 for all. */
+  readonly dmaMaskBits: number;
+}
+
+/** `"00:01.0"`. */
+export function pciAddress({ bus, device, function: number }: PciAddress): string {
+  return `${bus.toString(16).padStart(2, "0")}:${device.toString(16).padStart(2, "0")}.${number}`;
+}

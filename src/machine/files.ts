@@ -1,0 +1,61 @@
+// Runs in a browser.
+import type { FileNode, FileTree } from "../memory/index.ts";
+
+/**
+ * The tree of files that a machine's clients see: made of what each room shows of itself, and made anew when one of
+ * them says that something came, went or changed. Listeners hear of the paths that differ from what was told last.
+ */
+export class MachineFiles implements FileTree {
+  private readonly sources: readonly (() => Map<string, FileNode>)[];
+  private readonly listeners = new Set<(path: string) => void>();
+  private current: Map<string, FileNode>;
+  private told: Map<string, string>;
+
+  constructor(sources: readonly (() => Map<string, FileNode>)[]) {
+    this.sources = sources;
+    this.current = this.collect();
+    this.told = this.describe();
+  }
+
+  get nodes(): ReadonlyMap<string, FileNode> {
+    return this.current;
+  }
+
+  listen(listener: (path: string) => void): () => void {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  }
+
+  /** Something may have changed: looks, and tells. */
+  refresh(): void {
+    const before = this.told;
+    this.current = this.collect();
+    this.told = this.describe();
+    for (const path of new Set([...before.keys(), ...this.told.keys()])) {
+      if (before.get(path) === this.told.get(path)) continue;
+      for (const listener of this.listeners) listener(path);
+    }
+  }
+
+  private collect(): Map<string, FileNode> {
+    return new Map(this.sources.flatMap((source) => [...source()]));
+  }
+
+  private describe(): Map<string, string> {
+    return new Map([...this.current].map(([path, node]) => [path, describeNode(node)]));
+  }
+}
+
+/** A node's kind and content in one comparable text. */
+function describeNode(node: FileNode): string {
+  switch (node.kind) {
+    case "text":
+      return `text ${node.mode} ${node.read()}`;
+    case "link":
+      return `link ${node.target}`;
+    case "directory":
+      return "directory";
+    case "device":
+      return `device ${node.major}:${node.minor} ${node.mode}`;
+  }
+}

@@ -1,0 +1,190 @@
+// Runs in a browser.
+/**
+ * A machine that runs: memory, IOMMUs with their drivers, a PCI host with its devices, and the files that clients see.
+ *
+ * Hardware and drivers are made side by side here and nowhere else: an SMMU's driver gets its registers, its memory and
+ * its interrupts. Powering up goes as on a computer: hardware is put together, buses are enumerated, IOMMUs are probed,
+ * then each device by the core, then drivers are bound; powering down is the mirror image.
+ */
+import { SmmuV3Driver, type SmmuV3Instance } from "../drivers/smmuv3/index.ts";
+import { type FaultExplanation, SmmuV3, smmuFeatures } from "../hardware/smmuv3/index.ts";
+import { Device, groupNodes, IommuCore } from "../iommu/index.ts";
+import { IommufdContext } from "../iommufd/index.ts";
+import { CHUNK_SIZE, type FileNode, PhysicalMemory } from "../memory/index.ts";
+import { devicePath, MsiController, type PciFunction, PciHost, pciNodes } from "../pci/index.ts";
+import { assert, type Clock, System, type Task } from "../runtime/index.ts";
+import { VfioPciDriver, vfioNodes } from "../vfio/index.ts";
+import type { DeviceDescription, IommuDescription, MachineDescription, SmmuFeatureDescription } from "./description.ts";
+import { DmaRouter } from "./dma-router.ts";
+import { MachineFiles } from "./files.ts";
+import { makeFunction } from "./models.ts";
+
+/** Where writes become interrupts, before they reach an IOMMU: 1 MiB. */
+const DOORBELL = { start: 0x0800_0000n, last: 0x080f_ffffn };
+
+/** /dev/iommu, a misc device. */
+const IOMMU_MAJOR = 10;
+const IOMMU_MINOR = 125;
+
+export interface MachineOptions {
+  /** Time; simulated, if absent. */
+  readonly clock?: Clock;
+  readonly seed?: number;
+}
+
+/** One SMMU: the hardware, and what its driver made of it. */
+export interface MachineIommu {
+  readonly description: IommuDescription;
+  readonly hardware: SmmuV3;
+  readonly instance: SmmuV3Instance;
+}
+
+/** Builds a machine and powers it up. */
+export function buildMachine(description: MachineDescription, options: MachineOptions = {}): Machine {
+  const machine = new Machine(description, options);
+  machine.system.run(`power-up of ${description.name}`, machine.powerUp());
+  return machine;
+}
+
+export class Machine {
+  readonly description: MachineDescription;
+  readonly system: System;
+  readonly memory: PhysicalMemory;
+  readonly core: IommuCore;
+  readonly pci: PciHost;
+  readonly vfio: VfioPciDriver;
+  readonly files: MachineFiles;
+  /** Hears of every DMA that an IOMMU refused. */
+  onFault: ((fault: FaultExplanation) => void) | undefined;
+  private readonly smmuDriver: SmmuV3Driver;
+  private readonly router: DmaRouter;
+  private readonly iommuByName = new Map<string, MachineIommu>();
+  private readonly deviceOf = new Map<PciFunction, Device>();
+
+  /** Puts the hardware together; {@link buildMachine} also powers it up. */
+  constructor(description: MachineDescription, options: MachineOptions) {
+    const { base, size } = description.memory;
+    this.description = description;
+    this.system = new System(options);
+    // Right behind RAM, so that pages of clients are in reach of every output address size.
+    this.memory = new PhysicalMemory(this.system, { ram: [{ base, size }], foreignBase: base + size + CHUNK_SIZE });
+    this.core = new IommuCore(this.system, { defaultDomain: description.defaultDomain });
+    this.router = new DmaRouter(this.memory);
+    this.pci = new PciHost(this.system, { target: this.router, interrupts: new MsiController(DOORBELL) });
+    this.smmuDriver = new SmmuV3Driver(this.system, this.memory);
+    this.vfio = new VfioPciDriver(this.system, { device: (member) => this.deviceOf.get(member) });
+    this.files = new MachineFiles([
+      () => this.characterDevices(),
+      () => pciNodes(this.pci),
+      () => groupNodes(this.core, (device) => this.pathOf(device)),
+      () => vfioNodes(this.vfio),
+    ]);
+  }
+
+  /** IOMMUs in the order of the description. */
+  get iommus(): readonly MachineIommu[] {
+    return [...this.iommuByName.values()];
+  }
+
+  /** Devices that the core knows, in the order in which they were probed. */
+  get devices(): readonly Device[] {
+    return [...this.deviceOf.values()];
+  }
+
+  *powerUp(): Task<void> {
+    for (const device of this.description.devices) this.plug(device);
+    this.pci.enumerate();
+    this.pci.drivers.register(this.vfio);
+    for (const iommu of this.description.iommus) yield* this.startIommu(iommu);
+    for (const device of this.description.devices) yield* this.startDevice(device);
+    this.pci.drivers.listen(() => this.files.refresh());
+    this.files.refresh();
+  }
+
+  /** The mirror image of {@link powerUp}; no file of the machine may be open. */
+  *powerDown(): Task<void> {
+    for (const member of [...this.pci.functions].reverse()) {
+      yield* this.pci.drivers.unbind(member);
+      const device = this.deviceOf.get(member);
+      if (device?.iommu !== undefined) yield* this.core.release(device);
+      this.deviceOf.delete(member);
+    }
+    for (const [name, { instance }] of [...this.iommuByName].reverse()) {
+      yield* this.core.unregister(instance);
+      yield* this.smmuDriver.remove(instance);
+      this.iommuByName.delete(name);
+    }
+    this.files.refresh();
+  }
+
+  private plug(description: DeviceDescription): void {
+    const { bus, device, function: number } = description.address;
+    assert(bus === 0, () => `there is no way to bus ${bus}`);
+    this.pci.root.add(makeFunction(this.system, description), device, number);
+  }
+
+  private *startIommu(description: IommuDescription): Task<void> {
+    const hardware = new SmmuV3(this.system, this.memory, {
+      ...featureRegisters(description.features),
+      interrupt: (line) => {
+        const { instance } = this.iommuByName.get(description.name)!;
+        this.smmuDriver.handleInterrupt(instance, line);
+      },
+    });
+    hardware.onFault = (fault) => this.onFault?.(fault);
+    const instance = yield* this.smmuDriver.probe(hardware, {
+      name: `smmu3.0x${description.base.toString(16).padStart(16, "0")}`,
+      coherent: description.features.coherent,
+      msiRegion: DOORBELL,
+    });
+    this.iommuByName.set(description.name, { description, hardware, instance });
+    yield* this.core.register(instance);
+  }
+
+  private *startDevice(description: DeviceDescription): Task<void> {
+    const { device: slot, function: number } = description.address;
+    const member = this.pci.root.slot(slot).find((one) => one.place?.function === number)!;
+    const iommu = description.iommu === undefined ? undefined : this.iommuByName.get(description.iommu)!;
+    const firmware = iommu && { instance: iommu.instance.name, streamIds: [member.requesterId] };
+    const device = new Device({ name: member.name, pci: member, firmware });
+    this.deviceOf.set(member, device);
+    if (iommu !== undefined) {
+      this.router.route(member.requesterId, iommu.hardware);
+      yield* this.core.probe(device);
+    }
+    if (description.driver === "vfio-pci") {
+      member.driverOverride = this.vfio.name;
+      yield* this.pci.drivers.bind(member, this.vfio);
+    }
+  }
+
+  private characterDevices(): Map<string, FileNode> {
+    const open = function* (this: Machine): Task<IommufdContext> {
+      return new IommufdContext(this.system, this.core, { memory: this.memory });
+    };
+    return new Map([
+      ["/dev/iommu", { kind: "device", major: IOMMU_MAJOR, minor: IOMMU_MINOR, mode: 0o660, open: open.bind(this) }],
+    ]);
+  }
+
+  private pathOf(device: Device): string {
+    assert(device.pci !== undefined, () => `${device.label} has no place in sysfs`);
+    return devicePath(device.pci);
+  }
+}
+
+function featureRegisters(features: SmmuFeatureDescription): ReturnType<typeof smmuFeatures> {
+  const { stage1, stage2, rangeInvalidation, twoLevelStreamTable, granules, outputBits, asidBits, vmidBits } = features;
+  return smmuFeatures({
+    stage1,
+    stage2,
+    rangeInvalidation,
+    twoLevelStreamTable,
+    granules,
+    outputBits,
+    asidBits,
+    vmidBits,
+    substreamIdBits: features.pasidBits,
+    streamIdBits: features.streamIdBits,
+  });
+}

@@ -1,0 +1,39 @@
+// Runs in a browser.
+import { EduDevice } from "../hardware/devices/index.ts";
+import {
+  ACS,
+  accessControl,
+  addressTranslation,
+  type Capability,
+  express,
+  type PciFunction,
+  pageRequests,
+  pasid,
+} from "../pci/index.ts";
+import type { System } from "../runtime/index.ts";
+import type { CapabilityDescription, DeviceDescription } from "./description.ts";
+
+/** Makes the device model that a description names. */
+export function makeFunction(system: System, { model, options, capabilities }: DeviceDescription): PciFunction {
+  switch (model) {
+    case "edu":
+      return new EduDevice(system, {
+        dmaMask: 2n ** BigInt(options.dmaMaskBits) - 1n,
+        capabilities: capabilityList(capabilities),
+      });
+  }
+}
+
+function capabilityList({ express: isExpress, acs, ats, pri, pasidBits }: CapabilityDescription): Capability[] {
+  const list: Capability[] = [];
+  if (isExpress) list.push(express({ integrated: true }));
+  if (acs) {
+    list.push(
+      accessControl(ACS.sourceValidation | ACS.requestRedirect | ACS.completionRedirect | ACS.upstreamForwarding),
+    );
+  }
+  if (ats) list.push(addressTranslation());
+  if (pri) list.push(pageRequests());
+  if (pasidBits > 0) list.push(pasid({ width: pasidBits }));
+  return list;
+}
