@@ -1,0 +1,13 @@
+#!/usr/bin/env node
+import { existsSync } from "node:fs";
+
+const entry = new URL("../dist/cli/main.js", import.meta.url);
+if (!existsSync(entry)) {
+  process.stderr.write("uiommu: not built yet; run: npm run build\n");
+  process.exit(2);
+}
+const [{ main }, { processTerminal }] = await Promise.all([
+  import(entry.href),
+  import(new URL("../dist/cli/terminal.js", import.meta.url).href),
+]);
+process.exitCode = await main(process.argv.slice(2), processTerminal());

@@ -1,0 +1,126 @@
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import Schema from "typebox/schema";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { traceSchema } from "../inspect/index.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "uiommu-run-"));
+const program = join(folder, "dma-copy");
+
+beforeAll(() => {
+  const source = join(import.meta.dirname, "../../examples/dma-copy.c");
+  const { status, stderr } = spawnSync("cc", ["-Wall", "-Wextra", "-Werror", "-o", program, source], {
+    encoding: "utf8",
+  });
+  expect(status, stderr).toBe(0);
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const root = join(import.meta.dirname, "../..");
+const start = `
+  const { main } = await import(${JSON.stringify(join(root, "src/cli/main.ts"))});
+  const { processTerminal } = await import(${JSON.stringify(join(root, "src/cli/terminal.ts"))});
+  process.exitCode = await main(process.argv.slice(1), processTerminal());`;
+
+/** Runs `uiommu ARGUMENTS` as a process of its own, from the sources. */
+function uiommu(...commandLine: string[]): { status: number | null; signal: string | null; out: string; err: string } {
+  const { status, signal, stdout, stderr } = spawnSync(
+    process.execPath,
+    ["--import", "tsx", "--input-type=module", "-e", start, "--", ...commandLine],
+    { encoding: "utf8", cwd: root, timeout: 60_000, env: { ...process.env, NODE_OPTIONS: "" } },
+  );
+  return { status, signal, out: stdout, err: stderr };
+}
+
+describe("uiommu run", () => {
+  test("leaves the output to the program, and tells of faults that nobody asked about", () => {
+    const { status, out, err } = uiommu("run", "--", program);
+    expect(err).toBe("uiommu: 2 DMA faults (run with --explain to see why)\n");
+    expect(out).toContain("Copied by the device, not by the processor.");
+    expect(status).toBe(0);
+  });
+
+  test("ends as the program ends, and is silent if nothing is wrong", () => {
+    expect(uiommu("run", "--", "sh", "-c", "exit 7")).toEqual({ status: 7, signal: null, out: "", err: "" });
+    expect(uiommu("run", "--", "sh", "-c", "kill -TERM $$")).toEqual({
+      status: null,
+      signal: "SIGTERM",
+      out: "",
+      err: "",
+    });
+  });
+
+  test("--explain says which entry refused an access, and why a call was refused", () => {
+    const { err } = uiommu("run", "--explain", "--", program);
+    expect(err.split("\n")).toEqual([
+      expect.stringMatching(/^DMA fault: write to 0x100000 by stream 0x8: F_PERMISSION: .*read-only/),
+      expect.stringMatching(/^DMA fault: write to 0x300000 by stream 0x8: F_TRANSLATION: .*invalid/),
+      "",
+    ]);
+  });
+
+  test("--trace writes every call as the schema says, in order", () => {
+    const file = join(folder, "trace.jsonl");
+    uiommu("run", "--trace", file, "--", program);
+    const lines = readFileSync(file, "utf8")
+      .trimEnd()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    const validator = Schema.Compile(traceSchema);
+    for (const line of lines) expect(validator.Check(line), JSON.stringify(line)).toBe(true);
+    const ioctls = lines.map((line) => line.call).filter((name) => /^[A-Z]/.test(name));
+    expect(ioctls).toEqual([
+      "VFIO_DEVICE_BIND",
+      "VFIO_DEVICE_GET_REGION_INFO",
+      "VFIO_DEVICE_GET_REGION_INFO",
+      "IOAS_ALLOC",
+      "VFIO_DEVICE_ATTACH",
+      "IOAS_MAP",
+      "IOAS_MAP",
+      "IOAS_UNMAP",
+      "IOAS_UNMAP",
+      "DESTROY",
+    ]);
+    expect(lines.at(-1)).toMatchObject({ call: "close", file: "iommufd" });
+  });
+
+  test("--verbose tells of the machine, its groups, opens, closes and totals", () => {
+    const { err } = uiommu("run", "-v", "--", program);
+    for (const part of [
+      "machine default: 1 IOMMU",
+      "group 2: 0000:00:03.0, 0000:00:03.1",
+      "open of /dev/iommu",
+      "close of iommufd",
+      "0 refused, 2 DMA faults",
+    ]) {
+      expect(err).toContain(part);
+    }
+  });
+
+  test("a machine's memlock is the limit of clients that may not exceed it", () => {
+    const tight = join(folder, "tight.yaml");
+    writeFileSync(tight, "memory: { memlock: 4KiB }\ndevices: [{ model: edu }]\n");
+    // CAP_IPC_LOCK lifts the limit: root gives it up.
+    const plain = process.getuid?.() === 0 ? ["setpriv", "--inh-caps=-all", "--bounding-set=-all", program] : [program];
+    expect(uiommu("run", "--machine", tight, "--explain", "--", ...plain).err).toContain("IOAS_MAP: ENOMEM: ");
+  });
+
+  test("--machine takes a preset or a file", () => {
+    const lab = join(folder, "lab.yaml");
+    writeFileSync(lab, "devices: [{ model: edu, address: '00:1f.0' }]\n");
+    expect(uiommu("run", "--machine", lab, "--", "ls", "/sys/bus/pci/devices").out).toBe("0000:00:1f.0\n");
+    expect(uiommu("run", "--machine", "empty", "--", "ls", "/sys/bus/pci/devices").out).toBe("");
+  });
+});
+
+test("uiommu demo tells the story to its end, in 80 columns", () => {
+  const { status, out, err } = uiommu("demo");
+  expect(err).toBe("");
+  expect(status).toBe(0);
+  for (const part of ["The machine", "The IOMMU refused it:", "F_PERMISSION", "F_TRANSLATION", "What happened"]) {
+    expect(out).toContain(part);
+  }
+  for (const line of out.split("\n")) expect(line.length).toBeLessThanOrEqual(80);
+});

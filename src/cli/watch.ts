@@ -1,0 +1,102 @@
+import { closeSync, openSync, writeSync } from "node:fs";
+import { type ClientCall, callName, explainCall, explainFault, traceLine } from "../inspect/index.ts";
+import { CommandError, type Terminal } from "./terminal.ts";
+
+/** Trace lines are written in pieces of about this many characters. */
+const TRACE_PIECE = 65536;
+
+/**
+ * Tells on stderr, and in a trace file, what clients do: as much as was asked for. Nobody asked: one line at the end if
+ * DMA faults happened, since a program seldom sees them.
+ */
+export class Watch {
+  private readonly terminal: Terminal;
+  private readonly explains: boolean;
+  private readonly verbose: boolean;
+  private readonly trace: TraceFile | undefined;
+  private readonly origin = performance.now();
+  private calls = 0;
+  private refused = 0;
+  private faults = 0;
+
+  /** CommandError if the trace file cannot be made. */
+  constructor(terminal: Terminal, options: { explain?: boolean; trace?: string; verbose?: boolean }) {
+    this.terminal = terminal;
+    this.explains = options.explain ?? false;
+    this.verbose = options.verbose ?? false;
+    this.trace = options.trace === undefined ? undefined : new TraceFile(options.trace);
+  }
+
+  /** True if calls have to be told at all: telling costs their decoding. */
+  get wantsCalls(): boolean {
+    return this.explains || this.verbose || this.trace !== undefined;
+  }
+
+  call(call: ClientCall): void {
+    this.calls++;
+    if (call.refusal) this.refused++;
+    this.trace?.add(traceLine(call, this.origin));
+    const why = this.explains ? explainCall(call) : undefined;
+    if (why !== undefined) this.terminal.err(`${why}\n`);
+    else if (this.verbose && (call.kind === "open" || call.kind === "close")) {
+      this.say(`process ${call.process.pid}: ${callName(call)}`);
+    }
+  }
+
+  /** A DMA was refused; `text` says why, and is made only if somebody reads it. */
+  fault(text: () => string): void {
+    this.faults++;
+    if (this.explains) this.terminal.err(`${explainFault(text())}\n`);
+  }
+
+  /** One line of ours, if `-v` asks for it. */
+  tell(text: string): void {
+    if (this.verbose) this.say(text);
+  }
+
+  /** The end of the run: closes the trace, and says what is left to say. */
+  finish(): void {
+    this.trace?.close();
+    const faults = count(this.faults, "DMA fault");
+    if (this.verbose) this.say(`${count(this.calls, "call")}, ${this.refused} refused, ${faults}`);
+    else if (this.faults > 0 && !this.explains) this.say(`${faults} (run with --explain to see why)`);
+  }
+
+  /** One line of ours, whatever was asked for: something is wrong. */
+  say(text: string): void {
+    this.terminal.err(`uiommu: ${text}\n`);
+  }
+}
+
+export function count(number: number, noun: string): string {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+class TraceFile {
+  private readonly descriptor: number;
+  private piece = "";
+
+  constructor(file: string) {
+    try {
+      this.descriptor = openSync(file, "w");
+    } catch (error) {
+      throw new CommandError(`cannot write the trace ${file}: ${(error as NodeJS.ErrnoException).code}`);
+    }
+  }
+
+  add(line: string): void {
+    this.piece += `${line}\n`;
+    if (this.piece.length >= TRACE_PIECE) this.write();
+  }
+
+  close(): void {
+    this.write();
+    closeSync(this.descriptor);
+  }
+
+  private write(): void {
+    const bytes = Buffer.from(this.piece);
+    for (let at = 0; at < bytes.length; ) at += writeSync(this.descriptor, bytes, at);
+    this.piece = "";
+  }
+}
