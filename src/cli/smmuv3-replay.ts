@@ -4,8 +4,14 @@
  */
 import { readFileSync } from "node:fs";
 import { gunzipSync } from "node:zlib";
-import { type CaseFile, CaseFileError, parseCaseFile } from "../hardware/smmuv3/replay/case.ts";
-import { compareCase, describeDifference, verdict } from "../hardware/smmuv3/replay/compare.ts";
+import {
+  type CaseFile,
+  CaseFileError,
+  compareCase,
+  describeDifference,
+  parseCaseFile,
+  verdict,
+} from "../hardware/smmuv3/replay/index.ts";
 import { CommandError, type Terminal } from "./terminal.ts";
 
 /** Exit statuses: all agree, some failed. */

@@ -1,6 +1,6 @@
 // Runs in a browser.
 import { errnoName } from "../runtime/index.ts";
-import { requestName } from "../uapi/names.ts";
+import { requestName } from "../uapi/index.ts";
 import type { ClientCall } from "./call.ts";
 
 /**

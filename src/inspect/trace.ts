@@ -7,7 +7,7 @@
  */
 import type { XStatic } from "typebox/schema";
 import { errnoName } from "../runtime/index.ts";
-import { decodeRequest, requestName } from "../uapi/names.ts";
+import { decodeRequest, requestName } from "../uapi/index.ts";
 import type { ClientCall } from "./call.ts";
 
 export const traceSchema = {

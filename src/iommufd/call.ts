@@ -1,8 +1,7 @@
 // Runs in a browser.
 import type { Process } from "../memory/index.ts";
 import type { Task } from "../runtime/index.ts";
-import { copyOut } from "../uapi/copy.ts";
-import type { Command, CommandName } from "../uapi/iommufd.ts";
+import { type Command, type CommandName, copyOut } from "../uapi/index.ts";
 import type { IommufdContext } from "./context.ts";
 
 /** One ioctl under way. */

@@ -1,6 +1,5 @@
 // Runs in a browser.
-import type { CommandName, CommandRow } from "../uapi/iommufd.ts";
-import { iommufdCommands } from "../uapi/iommufd.ts";
+import { type CommandName, type CommandRow, iommufdCommands } from "../uapi/index.ts";
 import type { Call, CallOf, Handler } from "./call.ts";
 import { changeProcess } from "./change-process.ts";
 import { getHwInfo } from "./hw-info.ts";

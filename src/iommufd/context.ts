@@ -20,7 +20,7 @@
 import type { Device, Group, IommuCore } from "../iommu/index.ts";
 import { accountModeOf, type File, type PhysicalMemory, type Process } from "../memory/index.ts";
 import { ENOTTY, type Holder, RefCount, refuse, type System, type Task } from "../runtime/index.ts";
-import { copyIn } from "../uapi/copy.ts";
+import { copyIn } from "../uapi/index.ts";
 import { Call } from "./call.ts";
 import { type AnyCommand, entries } from "./commands.ts";
 import { bindDevice, type DeviceUser, type IommufdDevice } from "./device.ts";

@@ -8,7 +8,7 @@ import {
   HW_CAP_PCI_ATS_NOT_SUPPORTED,
   HW_INFO_FLAG_INPUT_TYPE,
   HW_INFO_TYPE_NONE,
-} from "../uapi/iommufd.ts";
+} from "../uapi/index.ts";
 import type { CallOf } from "./call.ts";
 import { IommufdDevice } from "./device.ts";
 

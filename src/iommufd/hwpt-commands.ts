@@ -8,7 +8,7 @@ import {
   HWPT_ALLOC_PASID,
   HWPT_DATA_NONE,
   HWPT_FAULT_ID_VALID,
-} from "../uapi/iommufd.ts";
+} from "../uapi/index.ts";
 import type { CallOf } from "./call.ts";
 import { ClientData } from "./client-data.ts";
 import { IommufdDevice } from "./device.ts";

@@ -7,7 +7,7 @@ import {
   HWPT_ALLOC_NEST_PARENT,
   HWPT_ALLOC_PASID,
   HWPT_FAULT_ID_VALID,
-} from "../uapi/iommufd.ts";
+} from "../uapi/index.ts";
 import type { ClientData } from "./client-data.ts";
 import type { IommufdContext } from "./context.ts";
 import type { IommufdDevice } from "./device.ts";

@@ -2,7 +2,7 @@
 /** IOAS_ALLOC, IOVA_RANGES, ALLOW_IOVAS, VFIO_IOAS: an IOAS and where it may be mapped (reference 3.4). */
 import type { AddressSpace } from "../memory/index.ts";
 import { EINVAL, EMSGSIZE, ENODEV, EOPNOTSUPP, IntervalSet, refuse } from "../runtime/index.ts";
-import { IovaRange as IovaRangeStruct, VFIO_IOAS_CLEAR, VFIO_IOAS_GET, VFIO_IOAS_SET } from "../uapi/iommufd.ts";
+import { IovaRange as IovaRangeStruct, VFIO_IOAS_CLEAR, VFIO_IOAS_GET, VFIO_IOAS_SET } from "../uapi/index.ts";
 import type { CallOf } from "./call.ts";
 import { Ioas } from "./ioas.ts";
 import { hexRange, type IovaRange } from "./reserved.ts";

@@ -3,7 +3,7 @@
 import { PROT_READ, PROT_WRITE } from "../iommu/index.ts";
 import { PAGE_SIZE } from "../memory/index.ts";
 import { EINVAL, ENOENT, EOPNOTSUPP, EOVERFLOW, refuse, type Task } from "../runtime/index.ts";
-import { MAP_FIXED_IOVA, MAP_READABLE, MAP_WRITEABLE } from "../uapi/iommufd.ts";
+import { MAP_FIXED_IOVA, MAP_READABLE, MAP_WRITEABLE } from "../uapi/index.ts";
 import type { Slice } from "./area.ts";
 import type { CallOf } from "./call.ts";
 import { Ioas } from "./ioas.ts";
@@ -115,7 +115,7 @@ function lastOf(start: bigint, length: bigint): bigint {
 function sliceAt(pages: PageSet, address: bigint, length: bigint): Slice {
   const near = Number(address);
   return near <= Number.MAX_SAFE_INTEGER
-    ? { pages, page: Math.floor(near / PAGE_SIZE), offset: near % PAGE_SIZE, length }
+    ? { pages, page: Math.floor(near / PAGE_SIZE), offset: near & (PAGE_SIZE - 1), length }
     : { pages, page: Number(address / PAGE), offset: Number(address % PAGE), length };
 }
 

@@ -2,7 +2,7 @@
 /** OPTION (reference 3.4): accounting of a context, huge pages of an IOAS. Only `val64` is written back. */
 import { CAP_SYS_RESOURCE } from "../memory/index.ts";
 import { EBUSY, EINVAL, EOPNOTSUPP, EPERM, refuse, type Task } from "../runtime/index.ts";
-import { OPTION_HUGE_PAGES, OPTION_OP_GET, OPTION_OP_SET, OPTION_RLIMIT_MODE, Option } from "../uapi/iommufd.ts";
+import { OPTION_HUGE_PAGES, OPTION_OP_GET, OPTION_OP_SET, OPTION_RLIMIT_MODE, Option } from "../uapi/index.ts";
 import type { CallOf } from "./call.ts";
 import { Ioas } from "./ioas.ts";
 import { refuseReserved } from "./ioas-commands.ts";

@@ -165,9 +165,7 @@ describe("a machine", () => {
     try {
       driver.map();
     } catch (refusal) {
-      expect(String(refusal)).toBe(
-        "EEXIST: 0x100000-0x100fff overlaps the area 0x100000-0x100fff of IOAS 2",
-      );
+      expect(String(refusal)).toBe("EEXIST: 0x100000-0x100fff overlaps the area 0x100000-0x100fff of IOAS 2");
     }
   });
 });

@@ -134,7 +134,6 @@ export class Machine {
     hardware.onFault = (fault) => this.onFault?.(fault);
     const instance = yield* this.smmuDriver.probe(hardware, {
       name: `smmu3.0x${description.base.toString(16).padStart(16, "0")}`,
-      coherent: description.features.coherent,
       msiRegion: DOORBELL,
     });
     this.iommuByName.set(description.name, { description, hardware, instance });
@@ -174,17 +173,5 @@ export class Machine {
 }
 
 function featureRegisters(features: SmmuFeatureDescription): ReturnType<typeof smmuFeatures> {
-  const { stage1, stage2, rangeInvalidation, twoLevelStreamTable, granules, outputBits, asidBits, vmidBits } = features;
-  return smmuFeatures({
-    stage1,
-    stage2,
-    rangeInvalidation,
-    twoLevelStreamTable,
-    granules,
-    outputBits,
-    asidBits,
-    vmidBits,
-    substreamIdBits: features.pasidBits,
-    streamIdBits: features.streamIdBits,
-  });
+  return smmuFeatures({ ...features, substreamIdBits: features.pasidBits });
 }

@@ -111,8 +111,14 @@ export class LibraryAddressSpace implements AddressSpace {
 
   read(address: UserAddress, into: Uint8Array): void {
     const { page, offset } = split(address);
+    const count = pagesOf(offset, into.length);
+    const whole = this.extents.holding(page, count);
+    if (whole !== undefined) {
+      this.physical.read(frameOf(whole, page) * PAGE_SIZE + offset, into);
+      return;
+    }
     let done = 0;
-    for (const piece of this.present(page, pagesOf(offset, into.length))) {
+    for (const piece of this.present(page, count)) {
       const skip = done === 0 ? offset : 0;
       const length = Math.min(piece.count * PAGE_SIZE - skip, into.length - done);
       this.physical.read(piece.pfn * PAGE_SIZE + skip, into.subarray(done, done + length));
@@ -123,6 +129,11 @@ export class LibraryAddressSpace implements AddressSpace {
   write(address: UserAddress, from: Uint8Array): void {
     const { page, offset } = split(address);
     const count = pagesOf(offset, from.length);
+    const whole = this.extents.holding(page, count);
+    if (whole?.writable && !whole.copyOnWrite) {
+      this.physical.write(frameOf(whole, page) * PAGE_SIZE + offset, from);
+      return;
+    }
     this.requireWritable(page, count);
     this.unshare(page, count);
     let done = 0;
@@ -136,6 +147,12 @@ export class LibraryAddressSpace implements AddressSpace {
 
   pin(page: number, count: number, writable: boolean): FrameRun[] {
     this.system.failures.point("memory.pages.pin");
+    const whole = this.extents.holding(page, count);
+    if (whole !== undefined && !whole.copyOnWrite && (whole.writable || !writable)) {
+      const run = { pfn: frameOf(whole, page), count };
+      this.physical.pin(run);
+      return [run];
+    }
     if (writable) this.requireWritable(page, count);
     else this.present(page, count);
     this.unshare(page, count);
@@ -258,8 +275,14 @@ export class LibraryAddressSpace implements AddressSpace {
 }
 
 function split(address: UserAddress): { page: number; offset: number } {
-  if (typeof address === "bigint") return { page: Number(address / 4096n), offset: Number(address % 4096n) };
-  return { page: Math.floor(address / PAGE_SIZE), offset: address % PAGE_SIZE };
+  const near = Number(address);
+  if (near <= Number.MAX_SAFE_INTEGER) return { page: Math.floor(near / PAGE_SIZE), offset: near & (PAGE_SIZE - 1) };
+  return { page: Number(BigInt(address) / 4096n), offset: Number(BigInt(address) % 4096n) };
+}
+
+/** The frame behind a page of an extent. */
+function frameOf(extent: Extent, page: number): number {
+  return extent.pfn + (page - extent.page);
 }
 
 /** Pages that `length` bytes from `offset` in the first one touch. */

@@ -35,10 +35,12 @@ export class ExtentList {
     return pieces;
   }
 
-  /** The extent that holds a page. */
-  at(page: number): Extent | undefined {
+  /** The extent that holds all of a range of pages. */
+  holding(page: number, count: number): Extent | undefined {
     const extent = this.list[this.firstEndingAfter(page)];
-    return extent !== undefined && extent.page <= page ? extent : undefined;
+    return extent !== undefined && extent.page <= page && page + count <= extent.page + extent.count
+      ? extent
+      : undefined;
   }
 
   /** Cuts a range of pages out, and returns the pieces that were there. */

@@ -19,6 +19,8 @@ interface Group {
  */
 export class FrameCounts {
   private readonly groups = new SparseArray<Group>();
+  /** The array of a group that is gone, all 0: a page that is pinned again and again by itself needs no new one. */
+  private spare: Uint32Array | undefined;
   private nonzero = 0;
 
   /** How many frames have a count above 0. */
@@ -59,7 +61,7 @@ export class FrameCounts {
       if (to - from === GROUP && group.each === undefined) {
         if (group.uniform++ === 0) this.nonzero += GROUP;
       } else {
-        const each = spread(group);
+        const each = this.spread(group);
         group.total += to - from;
         for (let i = from; i < to; i++) if (each[i]++ === 0) this.nonzero++;
       }
@@ -91,9 +93,7 @@ export class FrameCounts {
           length = 0;
         }
       } else {
-        const each = spread(group);
-        group.total -= to - from;
-        if (group.total === 0) this.groups.set(index, undefined);
+        const each = this.spread(group);
         for (let i = from; i < to; i++) {
           assert(each[i] > 0, () => `the count of frame 0x${(at + i - from).toString(16)} is 0 and cannot go down`);
           if (--each[i] === 0) {
@@ -104,6 +104,11 @@ export class FrameCounts {
             gone(first, length);
             length = 0;
           }
+        }
+        group.total -= to - from;
+        if (group.total === 0) {
+          this.groups.set(index, undefined);
+          this.spare = each;
         }
       }
       at += to - from;
@@ -120,12 +125,14 @@ export class FrameCounts {
     }
     return group;
   }
-}
 
-function spread(group: Group): Uint32Array {
-  if (group.each === undefined) {
-    group.each = new Uint32Array(GROUP).fill(group.uniform);
+  private spread(group: Group): Uint32Array {
+    if (group.each !== undefined) return group.each;
+    const each = this.spare ?? new Uint32Array(GROUP);
+    this.spare = undefined;
+    if (group.uniform > 0) each.fill(group.uniform);
+    group.each = each;
     group.total = group.uniform * GROUP;
+    return each;
   }
-  return group.each;
 }

@@ -125,6 +125,6 @@ function copy(source: Uint8Array, from: number, target: Uint8Array, to: number, 
   if (length <= FEW_BYTES) {
     for (let i = 0; i < length; i++) target[to + i] = source[from + i];
   } else {
-    target.set(source.subarray(from, from + length), to);
+    target.set(length === source.length ? source : source.subarray(from, from + length), to);
   }
 }

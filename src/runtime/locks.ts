@@ -102,9 +102,14 @@ abstract class Lock implements HeldLock {
   }
 
   protected drop(task: TaskHandle): void {
-    const index = task.held.lastIndexOf(this);
+    const { held } = task;
+    if (held[held.length - 1] === this) {
+      held.pop();
+      return;
+    }
+    const index = held.lastIndexOf(this);
     assert(index >= 0, () => `${task.name} releases ${this.name} without holding it`);
-    task.held.splice(index, 1);
+    held.splice(index, 1);
   }
 
   /** True if the running task holds this lock, in whatever way. */

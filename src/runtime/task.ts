@@ -57,7 +57,8 @@ export class Tasks {
   /** Chooses the next of the ready tasks, by index; the first, if nobody chooses. */
   choose: ((ready: readonly TaskHandle[]) => number) | undefined;
   private readonly ready: TaskHandle[] = [];
-  private readonly alive = new Set<TaskHandle>();
+  /** Those that stopped somewhere and are not done: what runs through in one go is never in it. */
+  private readonly stopped = new Set<TaskHandle>();
   private running: TaskHandle | undefined;
   private count = 0;
 
@@ -68,7 +69,8 @@ export class Tasks {
 
   /** The tasks that are not done. */
   get unfinished(): ReadonlySet<TaskHandle> {
-    return this.alive;
+    const tasks = new Set([...this.stopped, ...this.ready]);
+    return this.running === undefined ? tasks : tasks.add(this.running);
   }
 
   /**
@@ -77,7 +79,6 @@ export class Tasks {
    */
   spawn<T>(name: string, code: Task<T>, done?: (outcome: Outcome<T>) => void): TaskHandle<T> {
     const task = new TaskHandle(++this.count, name, code, done);
-    this.alive.add(task as TaskHandle);
     this.ready.push(task as TaskHandle);
     return task;
   }
@@ -92,20 +93,15 @@ export class Tasks {
   /** Runs ready tasks, each until it blocks, until none is ready. Not from inside a task. */
   drain(): void {
     assert(this.running === undefined, () => `drain() from inside task ${this.running?.name}`);
-    while (this.ready.length > 0) {
-      const index = this.choose === undefined ? 0 : this.choose(this.ready);
-      assert(index in this.ready, () => `choose() gave ${index} of ${this.ready.length} ready tasks`);
-      const task = index === 0 ? this.ready.shift()! : this.ready.splice(index, 1)[0];
-      this.step(task);
-    }
+    while (this.ready.length > 0) this.step(this.takeNext());
   }
 
   /** Runs `code` as a task, and all others that become ready, until it is done; its value or its error. */
   run<T>(name: string, code: Task<T>): T {
-    const task = this.spawn(name, code, () => undefined);
+    const task = this.spawn(name, code, outcomeIsRead);
     this.drain();
     const { outcome } = task;
-    assert(outcome !== undefined, () => `deadlock: ${[...this.alive].map(describe).join("; ")}`);
+    assert(outcome !== undefined, () => `deadlock: ${[...this.unfinished].map(describe).join("; ")}`);
     if (!outcome.ok) throw outcome.error;
     return outcome.value;
   }
@@ -133,6 +129,13 @@ export class Tasks {
     this.ready.push(task);
   }
 
+  private takeNext(): TaskHandle {
+    if (this.choose === undefined) return this.ready.shift()!;
+    const index = this.choose(this.ready);
+    assert(index in this.ready, () => `choose() gave ${index} of ${this.ready.length} ready tasks`);
+    return this.ready.splice(index, 1)[0];
+  }
+
   private step(task: TaskHandle): void {
     this.running = task;
     let outcome: Outcome<unknown>;
@@ -144,6 +147,7 @@ export class Tasks {
         result = task.code.throw(error);
       }
       if (!result.done) {
+        this.stopped.add(task);
         if (result.value === preemption) this.ready.push(task);
         else task.waiting = result.value;
         return;
@@ -155,7 +159,7 @@ export class Tasks {
       this.running = undefined;
     }
     task.outcome = outcome;
-    this.alive.delete(task);
+    this.stopped.delete(task);
     assert(task.held.length === 0, () => {
       const after = outcome.ok ? "" : ` after ${outcome.error}`;
       return `task ${task.name} ended${after} holding ${task.held.map((lock) => lock.name).join(", ")}`;
@@ -164,6 +168,9 @@ export class Tasks {
     else if (!outcome.ok) throw outcome.error;
   }
 }
+
+/** Hears of an outcome that {@link Tasks.run} reads itself. */
+function outcomeIsRead(): void {}
 
 /** `"map waits at iommufd.ioas holding iommu.group"`. */
 function describe(task: TaskHandle): string {

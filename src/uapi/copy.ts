@@ -3,7 +3,7 @@
  * How an extensible struct travels between a client and a handler (reference 3.1, steps 2 to 6): its first u32 says how
  * much of it the client knows. A shorter struct is extended with zeros, a longer one must be zero behind the known part.
  */
-import { type AddressSpace, PAGE_SIZE } from "../memory/types.ts";
+import { type AddressSpace, PAGE_SIZE } from "../memory/index.ts";
 import { E2BIG, EFAULT, EINVAL, ENOTTY, Refusal, refuse } from "../runtime/index.ts";
 import type { CommandRow } from "./iommufd.ts";
 

@@ -90,7 +90,7 @@ export function invalidateAddress(
   leaf: boolean,
   range?: InvalidationRange,
 ): void {
-  const low = Math.floor((address % 2 ** 32) / 4096) * 4096;
+  const low = address & -4096;
   const hints = range === undefined ? 0 : (range.level << 8) | (range.granule << 10);
   sink.push(
     range === undefined ? opcode : opcode | (range.num << 12) | (range.scale << 20),

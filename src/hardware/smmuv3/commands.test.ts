@@ -11,7 +11,7 @@ import {
   STE_STAGE1,
   steWords,
   Workbench,
-} from "./workbench.ts";
+} from "./workbench.test-support.ts";
 
 type Command = readonly [bigint, bigint];
 

@@ -7,7 +7,7 @@
  * be read, stops the queue: the consumer stays at it, CMDQ_CONS.ERR says why, GERROR.CMDQ_ERR becomes active. Software
  * repairs the entry and acknowledges; then consumption goes on with that entry.
  */
-import type { PhysicalMemory } from "../../memory/physical.ts";
+import type { PhysicalMemory } from "../../memory/index.ts";
 import type { ConfigurationCache } from "./config-cache.ts";
 import { addressField, fetchWords } from "./fetch.ts";
 import type { Interrupts } from "./interrupts.ts";

@@ -1,6 +1,6 @@
 // Runs in a browser.
 /** From a SubstreamID to its CD: one CD, linear and two-level CD tables, all possibly behind stage 2 (§3.3.2, §5.3). */
-import type { PhysicalMemory } from "../../memory/physical.ts";
+import type { PhysicalMemory } from "../../memory/index.ts";
 import { RIGHT_READ } from "../../pagetable/index.ts";
 import { CD_WORDS, ContextDescriptor } from "./cd.ts";
 import type { ConfigurationCache } from "./config-cache.ts";

@@ -1,6 +1,6 @@
 // Runs in a browser.
 /** The event queue (IHI 0070 §7.2, §7.4): records go in, or are lost as the architecture says. */
-import type { PhysicalMemory } from "../../memory/physical.ts";
+import type { PhysicalMemory } from "../../memory/index.ts";
 import { storeWords } from "./fetch.ts";
 import type { Interrupts } from "./interrupts.ts";
 import { Queue } from "./queues.ts";

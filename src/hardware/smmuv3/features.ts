@@ -137,6 +137,8 @@ export interface FeatureChoices {
   /** `"both"`: a context chooses; `"terminate"`: faults never stall; `"stall"`: they always do. */
   readonly stalls?: "both" | "terminate" | "stall";
   readonly msi?: boolean;
+  /** The SMMU's own accesses are coherent with the caches of CPUs. */
+  readonly coherent?: boolean;
   readonly hypervisor?: boolean;
   readonly rangeInvalidation?: boolean;
   readonly stage2ForceWriteBack?: boolean;
@@ -164,7 +166,7 @@ export function smmuFeatures(choices: FeatureChoices = {}): IdRegisters {
     flag(choices.stage2 ?? true, 0) +
     flag(choices.stage1 ?? true, 1) +
     flag(true, 3) + // AArch64 tables
-    flag(true, 4) + // coherent
+    flag(choices.coherent ?? true, 4) +
     flag(choices.hypervisor ?? true, 9) +
     flag((choices.asidBits ?? 16) === 16, 12) +
     flag(choices.msi ?? true, 13) +

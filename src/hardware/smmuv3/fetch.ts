@@ -1,8 +1,17 @@
 // Runs in a browser.
-import { BusError, type PhysicalMemory } from "../../memory/physical.ts";
+import { BusError, type PhysicalMemory, wordIndex } from "../../memory/index.ts";
 
-/** Reads `count` 32-bit words at physical `address` into `into`. False if the bus aborts: nobody is there. */
+/**
+ * Reads `count` 32-bit words at physical `address` into `into`: a structure that is aligned to its size, so that it lies
+ * in one chunk of memory. False if the bus aborts: nobody is there.
+ */
 export function fetchWords(memory: PhysicalMemory, address: number, into: Uint32Array, count: number): boolean {
+  const words = memory.words(address);
+  if (words !== undefined) {
+    const first = wordIndex(address);
+    for (let i = 0; i < count; i++) into[i] = words[first + i];
+    return true;
+  }
   try {
     for (let i = 0; i < count; i++) into[i] = memory.readWord(address + 4 * i);
     return true;
@@ -25,7 +34,7 @@ export function storeWords(memory: PhysicalMemory, address: number, words: Array
 
 /** The address in bits 51:`lowBit` of a 64-bit word. */
 export function addressField(low: number, high: number, lowBit: number): number {
-  return (high & 0xfffff) * 2 ** 32 + ((low & -(2 ** lowBit)) >>> 0);
+  return (high & 0xfffff) * 2 ** 32 + ((low & (-1 << lowBit)) >>> 0);
 }
 
 export function hex(value: number): string {

@@ -1,6 +1,6 @@
 // Runs in a browser.
 /** Interrupts and global errors (IHI 0070 §3.18, §6.3.16 to 6.3.25, §7.5). */
-import type { PhysicalMemory } from "../../memory/physical.ts";
+import type { PhysicalMemory } from "../../memory/index.ts";
 import { addressField, storeWords } from "./fetch.ts";
 import {
   EVENTQ_IRQ_CFG0,

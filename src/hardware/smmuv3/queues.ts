@@ -6,6 +6,7 @@
  * different. Base, producer and consumer are registers; a queue is a view of them, so that what software reads is
  * what the hardware uses.
  */
+import { addressField } from "./fetch.ts";
 import type { Registers } from "./registers.ts";
 
 /** The flag in bit 31 of a producer (OVFLG) and consumer (OVACKFLG) of an output queue (§7.4). */
@@ -38,11 +39,9 @@ export class Queue {
 
   /** Physical address of entry 0, aligned to the queue's own size (§6.3.26). */
   get base(): number {
-    const low = this.registers.get(this.layout.base);
-    const high = this.registers.get(this.layout.base + 4);
-    const address = (high & 0xfffff) * 2 ** 32 + ((low & 0xffffffe0) >>> 0);
-    const size = Math.max(2 ** this.log2 * this.layout.entryBytes, 32);
-    return address - (address % size);
+    const { base, entryBytes } = this.layout;
+    const size = Math.max(entryBytes << this.log2, 32);
+    return addressField(this.registers.get(base) & -size, this.registers.get(base + 4), 5);
   }
 
   get producer(): number {

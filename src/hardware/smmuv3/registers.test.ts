@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { decodeFeatures, smmuFeatures } from "./features.ts";
 import * as R from "./registers.ts";
-import { Workbench } from "./workbench.ts";
+import { Workbench } from "./workbench.test-support.ts";
 
 test("the identification registers say what was chosen, and cannot be written", () => {
   const ids = smmuFeatures({ substreamIdBits: 8, outputBits: 44, stalls: "terminate", granules: [4096] });

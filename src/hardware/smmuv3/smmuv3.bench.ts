@@ -2,7 +2,7 @@ import { type Benchmark, median, type Row } from "../../../bench/benchmark.ts";
 import { PROT_CACHE, PROT_READ, PROT_WRITE } from "../../pagetable/index.ts";
 import { TRANSLATED } from "./index.ts";
 import { CMDQ_PROD } from "./registers.ts";
-import { RAM_BASE, RAM_SIZE, Workbench } from "./workbench.ts";
+import { RAM_BASE, RAM_SIZE, Workbench } from "./workbench.test-support.ts";
 
 const PAGE = 4096;
 const PROT = PROT_READ | PROT_WRITE | PROT_CACHE;

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { type PageTable, PROT_CACHE, PROT_READ, PROT_WRITE } from "../../pagetable/index.ts";
-import { newGather, RAM_BASE, Workbench } from "./workbench.ts";
+import { newGather, RAM_BASE, Workbench } from "./workbench.test-support.ts";
 
 /**
  * Random changes of stage 1 and stage 2 tables, each followed by the invalidation that it needs and nothing more: then

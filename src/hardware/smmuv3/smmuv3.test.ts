@@ -15,7 +15,7 @@ import {
   STREAM_TABLE,
   steWords,
   Workbench,
-} from "./workbench.ts";
+} from "./workbench.test-support.ts";
 
 const RW = PROT_READ | PROT_WRITE | PROT_CACHE;
 const PAGE = 4096;

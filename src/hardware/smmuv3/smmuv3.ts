@@ -1,8 +1,6 @@
 // Runs in a browser.
-import type { PhysicalMemory } from "../../memory/physical.ts";
-import { BusError } from "../../memory/physical.ts";
-import type { RegisterBlock } from "../../memory/registers.ts";
-import type { DmaTarget, RequesterId } from "../../pci/dma.ts";
+import { BusError, type PhysicalMemory, type RegisterBlock } from "../../memory/index.ts";
+import type { DmaTarget, RequesterId } from "../../pci/index.ts";
 import { assert, type System, type Task } from "../../runtime/index.ts";
 import { CommandQueue } from "./commands.ts";
 import { ConfigurationCache, NO_SUBSTREAM } from "./config-cache.ts";

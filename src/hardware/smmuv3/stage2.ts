@@ -3,7 +3,7 @@
  * Stage 2: from an intermediate physical address (IPA) to a physical one, through the TLB or the tables
  * (IHI 0070 §3.4, §5.2). What it found stays in its fields until the next translation.
  */
-import type { PhysicalMemory } from "../../memory/physical.ts";
+import type { PhysicalMemory } from "../../memory/index.ts";
 import { RIGHT_READ, RIGHT_WRITE, type TableTranslator, Walker } from "../../pagetable/index.ts";
 import { CLASS_CD, CLASS_IN, CLASS_TT, F_PERMISSION, type Fault } from "./faults.ts";
 import { hex } from "./fetch.ts";

@@ -1,6 +1,6 @@
 // Runs in a browser.
 /** From a StreamID to its STE: linear and two-level stream tables (IHI 0070 §3.3.1, §5.1, §6.3.23 to 6.3.25). */
-import type { PhysicalMemory } from "../../memory/physical.ts";
+import type { PhysicalMemory } from "../../memory/index.ts";
 import type { ConfigurationCache, StreamTableLevel1 } from "./config-cache.ts";
 import { C_BAD_STREAMID, F_STE_FETCH, type Fault } from "./faults.ts";
 import { addressField, fetchWords, hex } from "./fetch.ts";

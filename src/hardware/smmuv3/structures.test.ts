@@ -12,7 +12,7 @@ import {
   STE_STAGE2,
   steWords,
   Workbench,
-} from "./workbench.ts";
+} from "./workbench.test-support.ts";
 
 const bench = new Workbench();
 const stage2 = { table: bench.stage2Table() };

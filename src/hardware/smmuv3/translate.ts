@@ -7,7 +7,7 @@
  * allocated, and the result is left in fields. What is not cached, `resolve` (STE and CD) and `translateIn` (the walks)
  * find and put there.
  */
-import type { PhysicalMemory } from "../../memory/physical.ts";
+import type { PhysicalMemory } from "../../memory/index.ts";
 import { RIGHT_READ, RIGHT_WRITE, Walker } from "../../pagetable/index.ts";
 import type { Half } from "./cd.ts";
 import { type ConfigurationCache, Context, NO_SUBSTREAM } from "./config-cache.ts";
@@ -110,7 +110,7 @@ export class Translator {
 
   private bypass(high: number, low: number): true {
     this.physical = (high >>> 0) * 2 ** 32 + (low >>> 0);
-    this.reach = SMALLEST_PAGE - (this.physical % SMALLEST_PAGE);
+    this.reach = SMALLEST_PAGE - (this.physical & (SMALLEST_PAGE - 1));
     return true;
   }
 

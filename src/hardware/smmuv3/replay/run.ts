@@ -1,6 +1,6 @@
 // Runs in a browser.
 /** Runs a recorded case on a fresh model, and tells what it did in the terms of the recording. */
-import { PhysicalMemory } from "../../../memory/physical.ts";
+import { PhysicalMemory } from "../../../memory/index.ts";
 import { System } from "../../../runtime/index.ts";
 import { SmmuV3 } from "../index.ts";
 import {

@@ -1,0 +1,3 @@
+// Runs in a browser.
+export { type CaseFile, CaseFileError, parseCaseFile } from "./case.ts";
+export { compareCase, describeDifference, verdict } from "./compare.ts";
