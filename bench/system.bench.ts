@@ -10,9 +10,9 @@ import {
   IoasMap,
   IoasUnmap,
   iommufdCommands,
-  Option,
   OPTION_HUGE_PAGES,
   OPTION_OP_GET,
+  Option,
   VFIO_DEVICE_ATTACH,
   VFIO_DEVICE_BIND,
 } from "../src/uapi/index.ts";
@@ -62,7 +62,14 @@ function commands({ client, iommu, ioas }: ReturnType<typeof prepare>): {
 
 function row(what: string, nanoseconds: number, limit: number, peer?: string): Row {
   const value = nanoseconds / 1000;
-  return { what, value, unit: "µs", goal: `≤ ${limit} µs`, met: value <= limit, ...(peer === undefined ? {} : { peer }) };
+  return {
+    what,
+    value,
+    unit: "µs",
+    goal: `≤ ${limit} µs`,
+    met: value <= limit,
+    ...(peer === undefined ? {} : { peer }),
+  };
 }
 
 function pairs(): Row[] {
