@@ -1,0 +1,173 @@
+/*
+ * Changes of the address space.
+ *
+ * The host remembers mappings, limits and capabilities until `generation`
+ * changes. And it keeps the content of pinned pages: before the program unmaps
+ * or replaces some, the host is told, so that it can save them. A program that
+ * has pinned nothing pays one comparison.
+ *
+ * libc's own calls do not come here: free() that gives memory back, thread
+ * stacks, stdio buffers. DMA into memory that was freed while mapped is lost.
+ */
+#include "shim.h"
+
+#include <stdarg.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/shm.h>
+#include <unistd.h>
+
+#define PAGE 4096ul
+
+/* The pages that hold [start, start + length) go away, or become others. */
+static void changing(const void *start, size_t length)
+{
+	if (likely(!has_pinned_pages()) || length == 0 || is_borrowed())
+		return;
+	int saved = errno;
+	struct uiommu_request request = {.operation = OP_CHANGING, .argument = (uintptr_t)start, .number = length};
+	request_host(&request, NULL, NULL, 0, -1);
+	errno = saved;
+}
+
+static void *map_file(size_t length, int protection, int fd, off_t offset)
+{
+	uint64_t inode = file_inode(fd);
+	struct uiommu_request request = {
+		.operation = OP_MMAP,
+		.inode = inode,
+		.argument = length,
+		.number = (uint64_t)protection,
+		.position = (uint64_t)offset,
+	};
+	long result = inode == 0 ? -ENODEV : request_host(&request, NULL, NULL, 0, fd);
+	errno = result < 0 ? (int)-result : ENODEV;
+	return MAP_FAILED;
+}
+
+#define MMAP(name)                                                                                     \
+	EXPORT void *name(void *address, size_t length, int protection, int flags, int fd, off_t offset) \
+	{                                                                                              \
+		if (unlikely(fd >= 0 && is_file_kind(fd_kind(fd))) && (flags & MAP_ANONYMOUS) == 0)    \
+			return map_file(length, protection, fd, offset);                               \
+		if (likely((flags & MAP_FIXED) == 0))                                                  \
+			return REAL(name)(address, length, protection, flags, fd, offset);             \
+		changing(address, length);                                                             \
+		void *mapped = REAL(name)(address, length, protection, flags, fd, offset);             \
+		mappings_change();                                                                     \
+		return mapped;                                                                         \
+	}
+MMAP(mmap)
+MMAP(mmap64)
+
+EXPORT int munmap(void *address, size_t length)
+{
+	changing(address, length);
+	int result = REAL(munmap)(address, length);
+	mappings_change();
+	return result;
+}
+
+EXPORT int mprotect(void *address, size_t length, int protection)
+{
+	int result = REAL(mprotect)(address, length, protection);
+	mappings_change();
+	return result;
+}
+
+EXPORT int pkey_mprotect(void *address, size_t length, int protection, int key)
+{
+	int result = REAL(pkey_mprotect)(address, length, protection, key);
+	mappings_change();
+	return result;
+}
+
+EXPORT void *mremap(void *address, size_t old_length, size_t length, int flags, ...)
+{
+	va_list arguments;
+	va_start(arguments, flags);
+	void *target = va_arg(arguments, void *);
+	va_end(arguments);
+	if (unlikely(has_pinned_pages())) {
+		if ((flags & MREMAP_FIXED) != 0)
+			changing(target, length);
+		if (length < old_length)
+			changing((char *)address + length, old_length - length);
+	}
+	void *moved = REAL(mremap)(address, old_length, length, flags, target);
+	mappings_change();
+	if (unlikely(has_pinned_pages()) && moved != MAP_FAILED && moved != address) {
+		int saved = errno;
+		struct uiommu_request request = {
+			.operation = OP_MOVED,
+			.argument = (uintptr_t)address,
+			.number = old_length < length ? old_length : length,
+			.position = (uintptr_t)moved,
+		};
+		request_host(&request, NULL, NULL, 0, -1);
+		errno = saved;
+	}
+	return moved;
+}
+
+EXPORT int madvise(void *address, size_t length, int advice)
+{
+	if (advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE || advice == 24 /* MADV_DONTNEED_LOCKED */)
+		changing(address, length);
+	return REAL(madvise)(address, length, advice);
+}
+
+EXPORT int brk(void *end)
+{
+	void *before = sbrk(0);
+	if ((char *)end < (char *)before)
+		changing(end, (size_t)((char *)before - (char *)end));
+	int result = REAL(brk)(end);
+	mappings_change();
+	return result;
+}
+
+EXPORT void *sbrk(intptr_t increment)
+{
+	if (unlikely(increment < 0))
+		changing((char *)REAL(sbrk)(0) + increment, (size_t)-increment);
+	void *before = REAL(sbrk)(increment);
+	if (increment != 0)
+		mappings_change();
+	return before;
+}
+
+EXPORT void *shmat(int id, const void *address, int flags)
+{
+	void *mapped = REAL(shmat)(id, address, flags);
+	mappings_change();
+	return mapped;
+}
+
+/* The length of a segment is not ours to know: everything pinned behind its start is saved. */
+EXPORT int shmdt(const void *address)
+{
+	changing(address, (size_t)1 << 40);
+	int result = REAL(shmdt)(address);
+	mappings_change();
+	return result;
+}
+
+/* Limits and capabilities, which the host remembers likewise. */
+#define TELL(type, name, parameters, ...)                                                              \
+	EXPORT type name parameters                                                                    \
+	{                                                                                              \
+		type result = REAL(name)(__VA_ARGS__);                                                 \
+		mappings_change();                                                                     \
+		return result;                                                                         \
+	}
+TELL(int, setrlimit, (__rlimit_resource_t resource, const struct rlimit *limit), resource, limit)
+TELL(int, setrlimit64, (__rlimit_resource_t resource, const struct rlimit64 *limit), resource, limit)
+TELL(int, prlimit, (pid_t pid, enum __rlimit_resource resource, const struct rlimit *limit, struct rlimit *old), pid, resource, limit, old)
+TELL(int, prlimit64, (pid_t pid, enum __rlimit_resource resource, const struct rlimit64 *limit, struct rlimit64 *old), pid, resource, limit, old)
+TELL(int, setuid, (uid_t user), user)
+TELL(int, seteuid, (uid_t user), user)
+TELL(int, setreuid, (uid_t user, uid_t effective), user, effective)
+TELL(int, setresuid, (uid_t user, uid_t effective, uid_t saved), user, effective, saved)
+int capset(void *header, const void *data);
+TELL(int, capset, (void *header, const void *data), header, data)

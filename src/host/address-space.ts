@@ -1,0 +1,322 @@
+/**
+ * The memory of a client: /proc/PID/mem.
+ *
+ * During a call the bytes at its argument are a *window*: they came with the
+ * request, and what is written there goes back with the reply, put in place by
+ * the kernel when the client receives it. Everything else is read and written
+ * at once. A call that blocks gives its window up first.
+ *
+ * /proc/PID/mem ignores protections, so each access asks {@link Vmas} first.
+ *
+ * Pinned pages are frames whose backing is this memory ({@link ClientPages}).
+ * The shim tells before a pinned page is unmapped or replaced; its content is
+ * saved then, and the frame's backing is the saved copy from there on. So a
+ * frame always has the page's content as it was pinned. Always true: a page
+ * number in `pinned` names a frame whose backing is this space.
+ */
+import { closeSync, openSync, readdirSync, readSync, statSync, writeSync } from "node:fs";
+import {
+  type AddressSpace,
+  type FrameBacking,
+  type FrameRun,
+  PAGE_SIZE,
+  type PhysicalMemory,
+  type UserAddress,
+} from "../memory/index.ts";
+import { EFAULT, refuse } from "../runtime/index.ts";
+import { FileBacking, SavedPages } from "./backings.ts";
+import { PinnedPages } from "./pinned-pages.ts";
+import { addressRange, isSpecial, USER_END, type Vma, Vmas } from "./vmas.ts";
+
+/** Bytes read at once to see that pages of a file are there. */
+const probe = new Uint8Array(256 * PAGE_SIZE);
+
+export class ClientAddressSpace implements AddressSpace {
+  readonly label: string;
+  alive = true;
+  lockedPages = 0;
+  pinnedPages = 0;
+  readonly vmas: Vmas;
+  readonly pinned: PinnedPages = new PinnedPages();
+  /** Called once the process is gone and nothing of it is pinned: nobody will read this memory again. */
+  onUnused: (() => void) | undefined;
+  private readonly pid: number;
+  private readonly memory: PhysicalMemory;
+  private file: number | undefined;
+
+  /** The window: `windowLength` bytes of `window` from `windowOffset` on are what is at `windowStart`; 0: none. */
+  private window: Uint8Array = new Uint8Array(0);
+  private windowOffset = 0;
+  private windowStart = 0;
+  private windowLength = 0;
+  private windowDirty = 0;
+
+  constructor(pid: number, label: string, memory: PhysicalMemory) {
+    this.pid = pid;
+    this.label = label;
+    this.memory = memory;
+    this.vmas = new Vmas(pid);
+    try {
+      this.file = openSync(`/proc/${pid}/mem`, "r+");
+    } catch {
+      // Gone already, or not ours to read: every access is EFAULT.
+    }
+  }
+
+  /** The process is gone, or has become another program. Pinned frames stay. */
+  die(): void {
+    this.alive = false;
+    this.vmas.forget();
+    this.closeIfUnused();
+  }
+
+  // The window
+
+  /** `length` of `bytes` from `offset` on are what is at `address` now. */
+  openWindow(address: number, bytes: Uint8Array, offset: number, length: number): void {
+    this.window = bytes;
+    this.windowOffset = offset;
+    this.windowStart = address;
+    this.windowLength = length;
+    this.windowDirty = 0;
+  }
+
+  /** Ends the window; how many of its bytes must be put in place by the reply. */
+  closeWindow(): number {
+    this.windowLength = 0;
+    return this.windowDirty;
+  }
+
+  /** Ends the window, writing what it has. */
+  flushWindow(): void {
+    if (this.windowLength === 0) return;
+    const dirty = this.closeWindow();
+    const start = this.windowOffset;
+    if (dirty > 0) this.poke(this.windowStart, this.window.subarray(start, start + dirty));
+  }
+
+  // Access
+
+  read(address: UserAddress, into: Uint8Array): void {
+    const { length } = into;
+    const at = Number(address);
+    const skip = at - this.windowStart;
+    if (skip >= 0 && skip + length <= this.windowLength) {
+      const { window } = this;
+      const from = this.windowOffset + skip;
+      for (let i = 0; i < length; i++) into[i] = window[from + i];
+      return;
+    }
+    if (length === 0) return;
+    this.flushWindow();
+    this.check(at, length, false);
+    if (!this.peek(at, into)) this.fault(at, length, "is not there");
+  }
+
+  write(address: UserAddress, from: Uint8Array): void {
+    const { length } = from;
+    if (length === 0) return;
+    const at = Number(address);
+    this.check(at, length, true);
+    const skip = at - this.windowStart;
+    if (skip >= 0 && skip + length <= this.windowLength) {
+      const { window } = this;
+      const to = this.windowOffset + skip;
+      for (let i = 0; i < length; i++) window[to + i] = from[i];
+      this.windowDirty = Math.max(this.windowDirty, skip + length);
+      return;
+    }
+    this.flushWindow();
+    if (!this.poke(at, from)) this.fault(at, length, "is not there");
+  }
+
+  /** Throws Refusal EFAULT unless the bytes may be written. */
+  checkWritable(address: UserAddress, length: number): void {
+    this.check(Number(address), length, true);
+  }
+
+  private check(at: number, length: number, write: boolean): void {
+    if (at + length > USER_END) this.fault(at, length, "is no user address");
+    if (!this.vmas.allow(at, at + length, write)) {
+      this.fault(at, length, write ? "is not mapped, or not writable" : "is not mapped, or not readable");
+    }
+  }
+
+  private fault(at: number, length: number, what: string): never {
+    return refuse(EFAULT, () => `${addressRange(at, length)} of ${this.label} ${what}`);
+  }
+
+  /** Reads without asking; false if not all of it is there. */
+  peek(at: number, into: Uint8Array): boolean {
+    if (this.file === undefined) return false;
+    try {
+      return readSync(this.file, into, 0, into.length, at) === into.length;
+    } catch {
+      return false;
+    }
+  }
+
+  poke(at: number, from: Uint8Array): boolean {
+    if (this.file === undefined) return false;
+    try {
+      return writeSync(this.file, from, 0, from.length, at) === from.length;
+    } catch {
+      return false;
+    }
+  }
+
+  // Pins
+
+  pin(page: number, count: number, writable: boolean): FrameRun[] {
+    const start = page * PAGE_SIZE;
+    const end = start + count * PAGE_SIZE;
+    if (end > USER_END) this.fault(start, count * PAGE_SIZE, "is no user address");
+    const vmas = this.vmas.covering(start, end, writable);
+    if (vmas === undefined) {
+      this.fault(start, count * PAGE_SIZE, `is not mapped, or not ${writable ? "writable" : "readable"} in all pages`);
+    }
+    for (const vma of vmas) this.checkPresent(vma, start, end);
+    const runs: FrameRun[] = [];
+    try {
+      for (const { first, length, pfn } of this.pinned.runs(page, count)) {
+        const run = { pfn: pfn ?? this.adopt(first, length), count: length };
+        this.memory.pin(run);
+        const last = runs.at(-1);
+        if (last !== undefined && last.pfn + last.count === run.pfn) {
+          runs[runs.length - 1] = { pfn: last.pfn, count: last.count + length };
+        } else {
+          runs.push(run);
+        }
+      }
+    } catch (error) {
+      this.memory.unpin(runs);
+      throw error;
+    }
+    return runs;
+  }
+
+  private adopt(page: number, count: number): number {
+    const pages = new ClientPages(this, page);
+    pages.pfn = this.memory.adopt(pages, count, page);
+    this.pinned.set(page, count, pages.pfn);
+    return pages.pfn;
+  }
+
+  /** Pages of a file can lie behind its end; anonymous ones are there when asked for. */
+  private checkPresent(vma: Vma, start: number, end: number): void {
+    if (isSpecial(vma)) this.fault(vma.start, vma.end - vma.start, `is ${vma.path}, which cannot be pinned`);
+    if (vma.inode === 0) return;
+    const to = Math.min(end, vma.end);
+    for (let at = Math.max(start, vma.start); at < to; at += probe.length) {
+      const bytes = probe.subarray(0, Math.min(probe.length, to - at));
+      if (!this.peek(at, bytes)) this.fault(at, bytes.length, `is partly behind the end of ${vma.path}`);
+    }
+  }
+
+  /** Pages from `start` on are about to be unmapped or replaced: what is pinned there is kept as it is now. */
+  keep(start: number, length: number): void {
+    const page = Math.floor(start / PAGE_SIZE);
+    const count = Math.ceil((start + length) / PAGE_SIZE) - page;
+    for (const { first, length: pages, pfn } of this.pinned.heldRuns(page, count)) {
+      const bound = this.sharedFile(first, pages);
+      if (bound !== undefined) {
+        const backing = new FileBacking(bound.file, this.memory, pfn, pages, bound.page);
+        this.memory.rebind(pfn, pages, backing, bound.page);
+      } else {
+        const content = new Uint8Array(pages * PAGE_SIZE);
+        this.peekPages(first, content);
+        this.memory.rebind(pfn, pages, new SavedPages(content, this.memory, pfn), 0);
+      }
+      this.pinned.clear(first, pages);
+    }
+    this.vmas.forget();
+    this.closeIfUnused();
+  }
+
+  /** The pages from `start` on lie at `target` now (mremap). */
+  move(start: number, length: number, target: number): void {
+    const page = Math.floor(start / PAGE_SIZE);
+    const distance = Math.floor(target / PAGE_SIZE) - page;
+    const moved = [...this.pinned.heldRuns(page, Math.ceil(length / PAGE_SIZE))];
+    for (const { first, length: pages } of moved) this.pinned.clear(first, pages);
+    for (const { first, length: pages, pfn } of moved) {
+      const backing = new ClientPages(this, first + distance);
+      backing.pfn = pfn;
+      this.memory.rebind(pfn, pages, backing, 0);
+      this.pinned.set(first + distance, pages, pfn);
+    }
+    this.vmas.forget();
+  }
+
+  /** Reads page after page; one that is not there is zeros. */
+  private peekPages(page: number, into: Uint8Array): void {
+    if (this.peek(page * PAGE_SIZE, into)) return;
+    for (let offset = 0; offset < into.length; offset += PAGE_SIZE) {
+      const part = into.subarray(offset, offset + PAGE_SIZE);
+      if (!this.peek(page * PAGE_SIZE + offset, part)) part.fill(0);
+    }
+  }
+
+  /** The file behind pages that are mapped shared, opened, and the page of the file. */
+  private sharedFile(page: number, count: number): { file: number; page: number } | undefined {
+    const start = page * PAGE_SIZE;
+    const vma = this.vmas.covering(start, start + count * PAGE_SIZE, false)?.[0];
+    if (vma === undefined || !vma.shared || vma.inode === 0 || vma.end < start + count * PAGE_SIZE) return undefined;
+    const firstPage = (vma.offset + start - vma.start) / PAGE_SIZE;
+    const range = `${vma.start.toString(16)}-${vma.end.toString(16)}`;
+    const candidates = [`/proc/${this.pid}/map_files/${range}`, vma.path];
+    try {
+      candidates.push(...readdirSync(`/proc/${this.pid}/fd`).map((fd) => `/proc/${this.pid}/fd/${fd}`));
+    } catch {
+      // gone
+    }
+    for (const path of candidates) {
+      try {
+        if (statSync(path).ino !== vma.inode) continue;
+        return { file: openSync(path, "r+"), page: firstPage };
+      } catch {
+        // not this way
+      }
+    }
+    return undefined;
+  }
+
+  /** @internal The last pin of pages is gone. */
+  unpinned(page: number, count: number, pfn: number): void {
+    this.pinned.clear(page, count);
+    this.memory.drop(pfn, count);
+    this.closeIfUnused();
+  }
+
+  private closeIfUnused(): void {
+    if (this.alive || this.pinned.size > 0 || this.file === undefined) return;
+    closeSync(this.file);
+    this.file = undefined;
+    this.onUnused?.();
+  }
+}
+
+/** Pages of a client, from `firstPage` on, behind frames. Of a process that is gone, what cannot be read is zeros. */
+class ClientPages implements FrameBacking {
+  /** The frame of `firstPage`. */
+  pfn = 0;
+  private readonly space: ClientAddressSpace;
+  private readonly firstPage: number;
+
+  constructor(space: ClientAddressSpace, firstPage: number) {
+    this.space = space;
+    this.firstPage = firstPage;
+  }
+
+  read(page: number, offset: number, into: Uint8Array): void {
+    if (!this.space.peek((this.firstPage + page) * PAGE_SIZE + offset, into)) into.fill(0);
+  }
+
+  write(page: number, offset: number, from: Uint8Array): void {
+    this.space.poke((this.firstPage + page) * PAGE_SIZE + offset, from);
+  }
+
+  unpinned(page: number, count: number): void {
+    this.space.unpinned(this.firstPage + page, count, this.pfn + page);
+  }
+}

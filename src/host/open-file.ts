@@ -1,0 +1,122 @@
+import type { File, FileNode, Process } from "../memory/index.ts";
+import type { Connection } from "./connection.ts";
+import { EINVAL, ENOTTY, ESPIPE, refuse, type Task } from "../runtime/index.ts";
+
+const SEEK_SET = 0;
+const SEEK_CUR = 1;
+
+const pollByte = new Uint8Array(1);
+
+/** What stat(2) and /proc/self/fd say of an open file. */
+export interface Description {
+  readonly kind: number;
+  readonly mode: number;
+  readonly major: number;
+  readonly minor: number;
+  readonly path: string;
+}
+
+/** An open file description: a file, its position, and who shares it, which is whoever holds the connection's other end. */
+export class OpenFile {
+  /** The inode of the client's socket. */
+  readonly inode: number;
+  readonly file: File;
+  readonly description: Description;
+  position = 0;
+  /** Its other end is what the client's descriptors are. */
+  readonly connection: Connection;
+  /** True while a byte lies in the connection for poll(2) to see. */
+  private raised = false;
+
+  constructor(inode: number, file: File, description: Description, connection: Connection) {
+    this.inode = inode;
+    this.file = file;
+    this.description = description;
+    this.connection = connection;
+  }
+
+  /** The client has its descriptor: from now on poll(2) sees what is there. What has no poll of its own is always readable. */
+  begin(): void {
+    if (this.file.readable !== undefined) this.file.onReadable = () => this.showReadable();
+    this.showReadable();
+  }
+
+  private showReadable(): void {
+    if (this.raised || this.file.readable?.() === false) return;
+    this.raised = true;
+    this.connection.send(pollByte, 1);
+  }
+
+  /** True if the byte must be taken out again. */
+  lowerIfDrained(): boolean {
+    if (!this.raised || this.file.readable === undefined || this.file.readable()) return false;
+    this.raised = false;
+    return true;
+  }
+
+  /** `position` undefined: the file's own, which moves. */
+  *read(process: Process, position: number | undefined, into: Uint8Array): Task<number> {
+    const { file } = this;
+    this.checkPosition(position);
+    if (file.read === undefined) return refuse(EINVAL, () => `${file.label} cannot be read`);
+    const count = yield* file.read(process, position ?? this.position, into);
+    if (position === undefined && file.seekable) this.position += count;
+    return count;
+  }
+
+  *write(process: Process, position: number | undefined, from: Uint8Array): Task<number> {
+    const { file } = this;
+    this.checkPosition(position);
+    if (file.write === undefined) return refuse(EINVAL, () => `${file.label} cannot be written`);
+    const count = yield* file.write(process, position ?? this.position, from);
+    if (position === undefined && file.seekable) this.position += count;
+    return count;
+  }
+
+  seek(offset: number, whence: number): number {
+    if (!this.file.seekable) refuse(ESPIPE, () => `${this.file.label} has no position`);
+    const target = whence === SEEK_SET ? offset : whence === SEEK_CUR ? this.position + offset : -1;
+    if (target < 0 || target > Number.MAX_SAFE_INTEGER) refuse(EINVAL, () => `lseek to ${offset}, whence ${whence}`);
+    this.position = target;
+    return target;
+  }
+
+  private checkPosition(position: number | undefined): void {
+    if (position === undefined) return;
+    if (!this.file.seekable) refuse(ESPIPE, () => `${this.file.label} has no position`);
+    if (position > Number.MAX_SAFE_INTEGER) refuse(EINVAL, () => `position ${position} is too large`);
+  }
+}
+
+/** A text that can be written, opened. Each write is one store, as in sysfs. */
+export class TextFile implements File {
+  readonly label: string;
+  readonly seekable = true;
+  private readonly node: FileNode & { kind: "text" };
+
+  constructor(path: string, node: FileNode & { kind: "text" }) {
+    this.label = path;
+    this.node = node;
+  }
+
+  *ioctl(): Task<number> {
+    return refuse(ENOTTY, () => `${this.label} is a text`);
+  }
+
+  *read(_process: Process, position: number, into: Uint8Array): Task<number> {
+    const content = this.node.read();
+    const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
+    const part = bytes.subarray(position, position + into.length);
+    into.set(part);
+    return part.length;
+  }
+
+  *write(process: Process, _position: number, from: Uint8Array): Task<number> {
+    const { write } = this.node;
+    if (write === undefined) return refuse(EINVAL, () => `${this.label} cannot be written`);
+    yield* write(process, from);
+    return from.length;
+  }
+
+  *release(): Task<void> {}
+}

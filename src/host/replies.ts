@@ -1,0 +1,42 @@
+import type { Connection } from "./connection.ts";
+import type { Description } from "./open-file.ts";
+import { Description as DescriptionStruct, PAYLOAD_MAX, putWide, REPLY_PINNED, Reply } from "./protocol.ts";
+
+const { offsets } = Reply;
+
+/** Makes replies and sends them. A reply's payload is put into `payload` first. */
+export class Replies {
+  private readonly bytes = new Uint8Array(Reply.size + PAYLOAD_MAX);
+  private readonly view = new DataView(this.bytes.buffer);
+  readonly payload: Uint8Array = this.bytes.subarray(Reply.size);
+  /** Called before each reply: what a call did must be there before its answer. */
+  private readonly before: () => void;
+
+  constructor(before: () => void) {
+    this.before = before;
+  }
+
+  /** `result` negative: an error number. `length` bytes of the payload go along. */
+  send(connection: Connection, result: number, length = 0, flags = 0, address = 0, token = 0): void {
+    this.before();
+    const { view, bytes } = this;
+    const pinned = connection.client !== undefined && connection.client.memory.pinned.size > 0;
+    putWide(view, offsets.result, result);
+    view.setUint32(offsets.length, length, true);
+    view.setUint32(offsets.flags, pinned ? flags | REPLY_PINNED : flags, true);
+    putWide(view, offsets.address, address);
+    view.setUint32(offsets.token, token, true);
+    connection.send(bytes, Reply.size + length);
+  }
+
+  describe(connection: Connection, description: Description): void {
+    const struct = new DescriptionStruct(this.payload);
+    struct.kind = description.kind;
+    struct.mode = description.mode;
+    struct.major = description.major;
+    struct.minor = description.minor;
+    struct.path.fill(0);
+    new TextEncoder().encodeInto(description.path, struct.path.subarray(0, struct.path.length - 1));
+    this.send(connection, 0, DescriptionStruct.size);
+  }
+}

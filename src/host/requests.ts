@@ -1,0 +1,279 @@
+/**
+ * Requests: what a control connection carries (protocol.ts).
+ *
+ * Each becomes a task. Most do not block: then the answer is sent before
+ * `handle` returns. The bytes that came with an ioctl are the window of its
+ * address space until the task blocks or ends (address-space.ts).
+ */
+import type { PhysicalMemory } from "../memory/index.ts";
+import {
+  EBADF,
+  EFAULT,
+  EINVAL,
+  EIO,
+  ENODEV,
+  type Outcome,
+  Refusal,
+  refuse,
+  type System,
+  type Task,
+} from "../runtime/index.ts";
+import { type Call, endedCall } from "./call.ts";
+import type { ClientProcess } from "./client.ts";
+import type { Arrival, Connection } from "./connection.ts";
+import type { OpenFile } from "./open-file.ts";
+import * as wire from "./protocol.ts";
+import type { Replies } from "./replies.ts";
+
+const { offsets } = wire.Request;
+/** The most that one read or write moves; more is a short count, as these calls allow. */
+const TRANSFER_MAX = 1 << 20;
+
+/** What requests need of the host. */
+export interface RequestContext {
+  readonly served: { readonly system: System; readonly memory: PhysicalMemory };
+  readonly files: ReadonlyMap<number, OpenFile>;
+  readonly replies: Replies;
+  readonly onCall: ((call: Call) => void) | undefined;
+  onBug(error: unknown): void;
+  /** A descriptor of the file was closed; if it was the last one, the file is to be released now. */
+  checkEnd(openFile: OpenFile): void;
+  /** A call made a file that its client is to fetch: the token that names it. */
+  install(connection: Connection, client: ClientProcess): number;
+}
+
+export class Requests {
+  private readonly host: RequestContext;
+
+  constructor(host: RequestContext) {
+    this.host = host;
+  }
+
+  /** Handles the request at `at`: bytes taken; 0: more must arrive; -1: that is no request. */
+  handle(connection: Connection, client: ClientProcess, { bytes, view, end }: Arrival, at: number): number {
+    if (end - at < wire.Request.size) return 0;
+    const length = view.getUint32(at + offsets.length, true);
+    if (length > wire.PAYLOAD_MAX) return -1;
+    const payload = at + wire.Request.size;
+    if (end < payload + length) return 0;
+    client.begin(wire.wide(view, at + offsets.generation));
+    const number = wire.wide(view, at + offsets.number);
+    const argument = wire.wide(view, at + offsets.argument);
+    const { replies } = this.host;
+    switch (view.getUint32(at + offsets.operation, true)) {
+      case wire.OP_SYNC:
+        replies.send(connection, 0);
+        return wire.Request.size + length;
+      case wire.OP_CHANGING:
+        client.memory.keep(argument, number);
+        replies.send(connection, 0);
+        return wire.Request.size + length;
+      case wire.OP_MOVED:
+        client.memory.move(argument, number, wire.wide(view, at + offsets.position));
+        replies.send(connection, 0);
+        return wire.Request.size + length;
+    }
+    const openFile = this.host.files.get(wire.wide(view, at + offsets.inode));
+    if (openFile === undefined) {
+      replies.send(connection, -EBADF); // an OP_CLOSED may be late: nothing is lost
+      return wire.Request.size + length;
+    }
+    switch (view.getUint32(at + offsets.operation, true)) {
+      case wire.OP_IOCTL:
+        this.ioctl(connection, client, openFile, number, argument, bytes, payload, length);
+        break;
+      case wire.OP_READ:
+        this.read(connection, client, openFile, number, argument, positionAt(view, at));
+        break;
+      case wire.OP_WRITE: {
+        const from = Uint8Array.from(bytes.subarray(payload, payload + length));
+        this.write(connection, client, openFile, number, argument, positionAt(view, at), from);
+        break;
+      }
+      case wire.OP_SEEK: {
+        const offset = wire.signedWide(view, at + offsets.position);
+        this.finish(
+          connection,
+          client,
+          openFile,
+          attempt(() => openFile.seek(offset, number)),
+        );
+        break;
+      }
+      case wire.OP_MMAP:
+        // No file can be mapped: the regions of a device refuse it, what is no device has no mmap at all.
+        replies.send(connection, openFile.file.seekable ? -EINVAL : -ENODEV);
+        break;
+      case wire.OP_CLOSED:
+        this.host.checkEnd(openFile);
+        replies.send(connection, 0);
+        break;
+      case wire.OP_DESCRIBE:
+        replies.describe(connection, openFile.description);
+        break;
+      default:
+        return -1;
+    }
+    return wire.Request.size + length;
+  }
+
+  private ioctl(
+    connection: Connection,
+    client: ClientProcess,
+    openFile: OpenFile,
+    number: number,
+    argument: number,
+    bytes: Buffer,
+    payload: number,
+    length: number,
+  ): void {
+    const { file } = openFile;
+    const space = client.memory;
+    const { onCall } = this.host;
+    const start = onCall === undefined ? 0 : performance.now();
+    const before = onCall === undefined ? undefined : Uint8Array.from(bytes.subarray(payload, payload + length));
+    let blocked = false;
+    let done = false;
+    if (length > 0) space.openWindow(argument, bytes, payload, length);
+    this.start(
+      file.label,
+      () => file.ioctl(client, number, argument),
+      (outcome) => {
+        done = true;
+        const dirty = blocked ? 0 : space.closeWindow();
+        const into = this.host.replies.payload;
+        for (let i = 0; i < dirty; i++) into[i] = bytes[payload + i];
+        if (before !== undefined) {
+          const after = blocked ? before : Uint8Array.from(bytes.subarray(payload, payload + length));
+          const known = {
+            process: client,
+            kind: "ioctl",
+            file: file.label,
+            request: number,
+            argument,
+            before,
+            after,
+          } as const;
+          onCall?.(endedCall(known, outcome, start));
+        }
+        this.finish(connection, client, openFile, outcome, dirty);
+      },
+    );
+    if (!done) {
+      blocked = true;
+      space.flushWindow();
+    }
+  }
+
+  private read(
+    connection: Connection,
+    client: ClientProcess,
+    openFile: OpenFile,
+    count: number,
+    address: number,
+    position: number | undefined,
+  ): void {
+    const isInline = count <= wire.PAYLOAD_MAX;
+    const into = new Uint8Array(Math.min(count, TRANSFER_MAX));
+    const start = this.host.onCall === undefined ? 0 : performance.now();
+    this.start(
+      `read ${openFile.file.label}`,
+      function* (): Task<number> {
+        if (!isInline) client.memory.checkWritable(address, into.length);
+        const size = yield* openFile.read(client, position, into);
+        if (!isInline) client.memory.write(address, into.subarray(0, size));
+        return size;
+      },
+      (outcome) => {
+        const length = outcome.ok && isInline ? outcome.value : 0;
+        this.host.replies.payload.set(into.subarray(0, length));
+        const known = { process: client, kind: "read", file: openFile.file.label, position, length: count } as const;
+        this.host.onCall?.(endedCall(known, outcome, start));
+        this.finish(connection, client, openFile, outcome, length);
+      },
+    );
+  }
+
+  private write(
+    connection: Connection,
+    client: ClientProcess,
+    openFile: OpenFile,
+    count: number,
+    address: number,
+    position: number | undefined,
+    payload: Uint8Array,
+  ): void {
+    const isInline = count <= wire.PAYLOAD_MAX;
+    const from = isInline ? payload : new Uint8Array(Math.min(count, TRANSFER_MAX));
+    const start = this.host.onCall === undefined ? 0 : performance.now();
+    this.start(
+      `write ${openFile.file.label}`,
+      function* (): Task<number> {
+        if (isInline && from.length < count) refuse(EFAULT, () => `the ${count} bytes to write cannot be read`);
+        if (!isInline) client.memory.read(address, from);
+        return yield* openFile.write(client, position, from);
+      },
+      (outcome) => {
+        const known = { process: client, kind: "write", file: openFile.file.label, position, length: count } as const;
+        this.host.onCall?.(endedCall(known, outcome, start));
+        this.finish(connection, client, openFile, outcome);
+      },
+    );
+  }
+
+  /** Runs a task until it ends or blocks. */
+  start<T>(name: string, code: () => Task<T>, done: (outcome: Outcome<T>) => void = () => undefined): void {
+    const { tasks } = this.host.served.system;
+    try {
+      tasks.spawn(name, code(), done);
+      tasks.drain();
+    } catch (error) {
+      this.host.onBug(error);
+    }
+  }
+
+  /** What a call returns. A bug of ours is EIO to the client. */
+  resultOf(outcome: Outcome<number>): number {
+    if (outcome.ok) return outcome.value;
+    if (outcome.error instanceof Refusal) return -outcome.error.errno;
+    this.host.onBug(outcome.error);
+    return -EIO;
+  }
+
+  /** Answers a call; its payload, `length` bytes, is in place already. */
+  private finish(
+    connection: Connection,
+    client: ClientProcess,
+    openFile: OpenFile,
+    outcome: Outcome<number>,
+    length = 0,
+  ): void {
+    const result = this.resultOf(outcome);
+    const drain = openFile.lowerIfDrained() ? wire.REPLY_DRAIN : 0;
+    const { installation } = client;
+    if (installation === undefined) {
+      this.host.replies.send(connection, result, length, drain);
+      return;
+    }
+    const token = result < 0 ? 0 : this.host.install(connection, client);
+    client.installation = undefined;
+    const install = result < 0 ? 0 : wire.REPLY_INSTALL;
+    this.host.replies.send(connection, result, length, drain | install, installation.address, token);
+  }
+}
+
+/** The position of a read or write; undefined for the file's own. */
+function positionAt(view: DataView, at: number): number | undefined {
+  const position = at + offsets.position;
+  if (view.getUint32(position, true) === 0xffffffff && view.getUint32(position + 4, true) === 0xffffffff)
+    return undefined;
+  return wire.wide(view, position);
+}
+
+function attempt(body: () => number): Outcome<number> {
+  try {
+    return { ok: true, value: body() };
+  } catch (error) {
+    return { ok: false, error };
+  }
+}
