@@ -1,6 +1,6 @@
 import type { File, FileNode, Process } from "../memory/index.ts";
-import type { Connection } from "./connection.ts";
 import { EINVAL, ENOTTY, ESPIPE, refuse, type Task } from "../runtime/index.ts";
+import type { Connection } from "./connection.ts";
 
 const SEEK_SET = 0;
 const SEEK_CUR = 1;

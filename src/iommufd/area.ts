@@ -1,6 +1,6 @@
 // Runs in a browser.
 import { PAGE_SIZE } from "../memory/index.ts";
-import type { Interval } from "../runtime/index.ts";
+import { type Interval, numberOf } from "../runtime/index.ts";
 import type { PageSet } from "./page-set.ts";
 import { hexRange, type RESERVED } from "./reserved.ts";
 
@@ -37,6 +37,8 @@ export class Area {
   readonly lastPage: number;
   /** Bytes. Exact where the pages are pinned: so much memory has less than 2^53 bytes. */
   readonly size: number;
+  /** The same, exact in any case. */
+  readonly length: bigint;
   /** PROT_ values of the core. */
   readonly prot: number;
   state: AreaState = "building";
@@ -51,7 +53,8 @@ export class Area {
     this.pages = slice.pages;
     this.page = slice.page;
     this.offset = slice.offset;
-    this.size = Number(slice.length);
+    this.length = slice.length;
+    this.size = numberOf(slice.length);
     this.lastPage = this.page + Math.floor((this.offset + this.size - 1) / PAGE_SIZE);
     this.prot = prot;
   }

@@ -377,7 +377,7 @@ function onArea(step: Step, areas: readonly ModelArea[]): Step {
   if ((step.op !== "unmap" && step.op !== "copy") || step.area === undefined || areas.length === 0) return step;
   const { start, last } = areas[step.area % areas.length];
   const shift = step.area % 3 === 2 ? PAGE : 0n;
-  return { ...step, iova: start + shift, length: last - start + 1n };
+  return { ...step, iova: BigInt.asUintN(64, start + shift), length: last - start + 1n };
 }
 
 function checkMap(flags: number, values: readonly bigint[]): string {

@@ -137,7 +137,7 @@ export class IovaSpace {
   *map(request: MapRequest): Task<bigint> {
     const start = this.place(request);
     const areas = this.occupy(start, request);
-    yield* this.domainsLock.takeRead();
+    if (!this.domainsLock.tryTakeRead()) yield* this.domainsLock.takeRead();
     try {
       if (this.domains.length > 0) yield* this.enterDomains(areas, request.caller);
       for (const area of areas) area.state = "ready";
@@ -251,12 +251,12 @@ export class IovaSpace {
    * is building or leaving (EBUSY) or reaches out of the range (ENOENT): those before it are gone.
    */
   *unmap(start: bigint, last: bigint): Task<bigint> {
-    yield* this.domainsLock.takeRead();
+    if (!this.domainsLock.tryTakeRead()) yield* this.domainsLock.takeRead();
     let bytes = 0n;
     try {
       const leaving: Area[] = [];
       const refusal = this.collectLeaving(start, last, leaving);
-      for (const area of leaving) bytes += area.last - area.start + 1n;
+      for (const area of leaving) bytes += area.length;
       if (leaving.length > 0) {
         yield* this.leaveDomains(leaving, this.domains);
         this.vacate(leaving);

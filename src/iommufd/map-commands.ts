@@ -2,12 +2,13 @@
 /** MAP, MAP_FILE, COPY, UNMAP: what an IOAS shows (reference 3.4). */
 import { PROT_READ, PROT_WRITE } from "../iommu/index.ts";
 import { PAGE_SIZE } from "../memory/index.ts";
-import { EINVAL, ENOENT, EOPNOTSUPP, EOVERFLOW, refuse, type Task } from "../runtime/index.ts";
-import { MAP_FIXED_IOVA, MAP_READABLE, MAP_WRITEABLE } from "../uapi/index.ts";
+import { EINVAL, ENOENT, EOPNOTSUPP, EOVERFLOW, numberOf, refuse, type Task } from "../runtime/index.ts";
+import { type Command, MAP_FIXED_IOVA, MAP_READABLE, MAP_WRITEABLE } from "../uapi/index.ts";
 import type { Slice } from "./area.ts";
 import type { CallOf } from "./call.ts";
 import { Ioas } from "./ioas.ts";
 import { refuseReserved } from "./ioas-commands.ts";
+import type { MapRequest } from "./iova-space.ts";
 import { FilePages, type PageSet, UserPages } from "./page-set.ts";
 import { hexRange, MAX_IOVA } from "./reserved.ts";
 
@@ -15,21 +16,11 @@ const MAP_FLAGS = MAP_FIXED_IOVA | MAP_WRITEABLE | MAP_READABLE;
 const PAGE = BigInt(PAGE_SIZE);
 
 export function* ioasMap(call: CallOf<"IOAS_MAP">): Task<void> {
-  const { context, command, process } = call;
-  const { flags, length, iova, user_va: address } = command;
-  checkFlags(flags);
-  refuseReserved(command.reserved);
-  if (iova === MAX_IOVA) refuseMaximum("iova");
-  if (length === MAX_IOVA) refuseMaximum("length");
-  const prot = protOf(flags);
+  const { context, command } = call;
+  checkMap(command);
   const ioas = context.objects.use(command.ioas_id, Ioas);
   try {
-    if (address + length > MAX_IOVA)
-      refuse(EOVERFLOW, () => `user_va ${hex(address)} + length ${hex(length)} exceeds 64 bits`);
-    const pages = context.newPageSet(process, new UserPages(process), (flags & MAP_WRITEABLE) !== 0);
-    const fixed = (flags & MAP_FIXED_IOVA) !== 0 ? iova : undefined;
-    const slices = [sliceAt(pages, address, length)];
-    command.iova = yield* ioas.space.map({ slices, length, fixed, prot, caller: process });
+    command.iova = yield* ioas.space.map(userRequest(call));
   } finally {
     context.objects.release(ioas);
   }
@@ -81,23 +72,47 @@ export function* ioasCopy(call: CallOf<"IOAS_COPY">): Task<void> {
 /** With iova 0 and length 2^64 - 1 everything goes, even if there is nothing. */
 export function* ioasUnmap(call: CallOf<"IOAS_UNMAP">): Task<void> {
   const { context, command } = call;
-  const { iova, length } = command;
   const ioas = context.objects.use(command.ioas_id, Ioas);
   try {
-    if (iova === 0n && length === MAX_IOVA) {
-      command.length = yield* ioas.space.unmap(0n, MAX_IOVA);
-    } else {
-      if (iova === MAX_IOVA) refuseMaximum("iova");
-      if (length === MAX_IOVA) refuseMaximum("length");
-      const last = lastOf(iova, length);
-      const bytes = yield* ioas.space.unmap(iova, last);
-      if (bytes === 0n) refuse(ENOENT, () => `nothing is mapped in ${hexRange(iova, last)} of ${ioas.label}`);
-      command.length = bytes;
-    }
+    const { iova, length } = command;
+    const everything = iova === 0n && length === MAX_IOVA;
+    const last = everything ? MAX_IOVA : lastToUnmap(iova, length);
+    command.length = yield* ioas.space.unmap(iova, last);
+    if (command.length === 0n && !everything) refuseUnmapped(ioas, iova, last);
   } finally {
     context.objects.release(ioas);
   }
   call.respond();
+}
+
+/** What can be wrong whatever the IOAS. */
+function checkMap({ flags, reserved, iova, length }: Command<"IOAS_MAP">): void {
+  checkFlags(flags);
+  refuseReserved(reserved);
+  if (iova === MAX_IOVA) refuseMaximum("iova");
+  if (length === MAX_IOVA) refuseMaximum("length");
+  protOf(flags);
+}
+
+function userRequest({ context, command, process }: CallOf<"IOAS_MAP">): MapRequest {
+  const { flags, length, iova, user_va: address } = command;
+  if (address + length > MAX_IOVA) {
+    refuse(EOVERFLOW, () => `user_va ${hex(address)} + length ${hex(length)} exceeds 64 bits`);
+  }
+  const pages = context.newPageSet(process, new UserPages(process), (flags & MAP_WRITEABLE) !== 0);
+  const slices = [sliceAt(pages, address, length)];
+  const fixed = (flags & MAP_FIXED_IOVA) !== 0 ? iova : undefined;
+  return { slices, length, fixed, prot: protOf(flags), caller: process };
+}
+
+function lastToUnmap(iova: bigint, length: bigint): bigint {
+  if (iova === MAX_IOVA) refuseMaximum("iova");
+  if (length === MAX_IOVA) refuseMaximum("length");
+  return lastOf(iova, length);
+}
+
+function refuseUnmapped(ioas: Ioas, iova: bigint, last: bigint): never {
+  refuse(ENOENT, () => `nothing is mapped in ${hexRange(iova, last)} of ${ioas.label}`);
 }
 
 function slicesToCopy(source: Ioas, start: bigint, length: bigint): Slice[] {
@@ -113,7 +128,7 @@ function lastOf(start: bigint, length: bigint): bigint {
 }
 
 function sliceAt(pages: PageSet, address: bigint, length: bigint): Slice {
-  const near = Number(address);
+  const near = numberOf(address);
   return near <= Number.MAX_SAFE_INTEGER
     ? { pages, page: Math.floor(near / PAGE_SIZE), offset: near & (PAGE_SIZE - 1), length }
     : { pages, page: Number(address / PAGE), offset: Number(address % PAGE), length };

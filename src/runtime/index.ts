@@ -8,7 +8,7 @@
  *
  * What may live here: things that know nothing of IOMMUs. Tasks and what they wait for (`task`, `wait`, `locks`); the
  * two ways to fail (`errno` for what a client did wrong, `assert` for what we did); who refers to what (`refcount`);
- * numbers and ranges (`ids`, `number-set`, `intervals`, `interval-set`).
+ * numbers and ranges (`ids`, `number-set`, `intervals`, `interval-set`, `u64`).
  *
  * Always true:
  * - One task runs at a time, and another one only when it yields: between two yields a task is alone, so plain code
@@ -36,4 +36,5 @@ export * from "./random.ts";
 export * from "./refcount.ts";
 export * from "./system.ts";
 export * from "./task.ts";
+export { bigintOf, numberOf } from "./u64.ts";
 export * from "./wait.ts";

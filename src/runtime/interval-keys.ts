@@ -1,20 +1,19 @@
 // Runs in a browser.
 /** 64-bit keys and sizes as integers of 32 bits, in the same order: what `intervals.ts` compares. */
+import { highWordOf, lowWordOf } from "./u64.ts";
 
-/** Below, doubles are exact. */
-const EXACT = 2 ** 53;
 const SIGN = 0x80000000;
 /** The half of which all bits were 0. */
 export const LOWEST_HALF: number = -SIGN;
 
 /** The upper 32 bits of a key, moved down by 2^31 so that they fit a small integer and keep their order. */
-export function highHalf(key: bigint, rounded: number): number {
-  return (rounded < EXACT ? Math.floor(rounded / 2 ** 32) : Number(key / 0x100000000n)) ^ SIGN;
+export function highHalf(key: bigint): number {
+  return highWordOf(key) ^ SIGN;
 }
 
 /** The lower 32 bits of a key, moved likewise. */
-export function lowHalf(key: bigint, rounded: number): number {
-  return (rounded < EXACT ? rounded >>> 0 : Number(key & 0xffffffffn)) ^ SIGN;
+export function lowHalf(key: bigint): number {
+  return lowWordOf(key) ^ SIGN;
 }
 
 const float = new Float32Array(1);

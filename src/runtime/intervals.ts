@@ -50,12 +50,10 @@ class Node<V> implements Interval<V> {
   value: V;
 
   constructor(start: bigint, last: bigint, value: V) {
-    const roundStart = Number(start);
-    const roundLast = Number(last);
-    this.startHigh = highHalf(start, roundStart);
-    this.startLow = lowHalf(start, roundStart);
-    this.lastHigh = highHalf(last, roundLast);
-    this.lastLow = lowHalf(last, roundLast);
+    this.startHigh = highHalf(start);
+    this.startLow = lowHalf(start);
+    this.lastHigh = highHalf(last);
+    this.lastLow = lowHalf(last);
     this.start = start;
     this.last = last;
     this.value = value;
@@ -198,9 +196,8 @@ export class IntervalMap<V> {
 
   /** The interval that holds `point`. */
   at(point: bigint): Interval<V> | undefined {
-    const rounded = Number(point);
-    const high = highHalf(point, rounded);
-    const low = lowHalf(point, rounded);
+    const high = highHalf(point);
+    const low = lowHalf(point);
     const node = this.floor(high, low);
     return node === undefined || node.endsBefore(high, low) ? undefined : node;
   }
@@ -252,12 +249,10 @@ export class IntervalMap<V> {
       const hole = { start: from < start ? start : from, last: to > last ? last : to };
       return hole.last - hole.start >= minimumSpan ? fits(hole) : undefined;
     };
-    const roundStart = Number(start);
-    const startHigh = highHalf(start, roundStart);
-    const startLow = lowHalf(start, roundStart);
-    const roundLast = Number(last);
-    const lastHigh = highHalf(last, roundLast);
-    const lastLow = lowHalf(last, roundLast);
+    const startHigh = highHalf(start);
+    const startLow = lowHalf(start);
+    const lastHigh = highHalf(last);
+    const lastLow = lowHalf(last);
     const smallest = sizeBits(Number(minimumSize));
     const search = (node: Node<V> | undefined): T | undefined => {
       while (node !== undefined && node.largest >= smallest) {
@@ -302,9 +297,8 @@ export class IntervalMap<V> {
 
   /** The lowest interval whose last is not below `point`. */
   private firstEndingFrom(point: bigint): Node<V> | undefined {
-    const rounded = Number(point);
-    const high = highHalf(point, rounded);
-    const low = lowHalf(point, rounded);
+    const high = highHalf(point);
+    const low = lowHalf(point);
     const node = this.floor(high, low);
     if (node === undefined) return this.head;
     return node.endsBefore(high, low) ? node.next : node;

@@ -159,10 +159,23 @@ export class RwLock extends Lock {
     if (tasks.exploring) yield* tasks.point();
     const task = this.taker();
     lockOrder.record(task, this);
-    const free = (): boolean => this.writer === undefined && this.writersWaiting === 0;
-    if (!free()) yield* this.queue.untilUninterrupted(free);
+    if (!this.admitsReaders()) yield* this.queue.untilUninterrupted(() => this.admitsReaders());
     this.readers++;
     task.held.push(this);
+  }
+
+  /**
+   * {@link takeRead} without a generator, for hot paths: false, and nothing happened, if it could block or be preempted.
+   *
+   *     if (!lock.tryTakeRead()) yield* lock.takeRead();
+   */
+  tryTakeRead(): boolean {
+    if (this.system.tasks.exploring || !this.admitsReaders()) return false;
+    const task = this.taker();
+    this.system.lockOrder.record(task, this);
+    this.readers++;
+    task.held.push(this);
+    return true;
   }
 
   *takeWrite(): Task<void> {
@@ -200,6 +213,10 @@ export class RwLock extends Lock {
     this.drop(task);
     this.writer = undefined;
     this.queue.wake();
+  }
+
+  private admitsReaders(): boolean {
+    return this.writer === undefined && this.writersWaiting === 0;
   }
 
   /** Held for reading or writing. */

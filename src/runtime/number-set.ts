@@ -109,7 +109,7 @@ export class NumberSet {
 
   /** True if all `count` numbers from `first` on are present. */
   hasRange(first: number, count: number): boolean {
-    return this.lowestAbsent(first) >= first + count;
+    return count === 1 ? this.has(first) : this.lowestAbsent(first) >= first + count;
   }
 
   /** From a bit of `level` that is clear down to the lowest absent number below it. */

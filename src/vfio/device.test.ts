@@ -422,6 +422,19 @@ describe("SET_IRQS", () => {
     expect(a.event.take()).toBe(1n);
   });
 
+  it("INTx: a trigger by the client itself is held back by its INTx-disable bit, not by a mask", () => {
+    const { world, file, set, a } = bound();
+    const command = (value: number): number =>
+      world.run(file.write(world.process, 7 * REGION_STRIDE + 4, Uint8Array.of(value % 256, value / 256)));
+    expect(set(0, EVENTFD | TRIGGER, 0, 1, fds(a.fd))).toBe(0);
+    expect(set(0, NONE | MASK, 0, 1)).toBe(0);
+    expect(set(0, NONE | TRIGGER, 0, 1)).toBe(0);
+    expect(a.event.take()).toBe(1n);
+    command(0x402);
+    expect(set(0, NONE | TRIGGER, 0, 1)).toBe(0);
+    expect(a.event.take()).toBe(0n);
+  });
+
   it("INTx: an eventfd of the client unmasks", () => {
     const { member, set, a, b } = bound();
     set(0, EVENTFD | TRIGGER, 0, 1, fds(a.fd));

@@ -166,7 +166,8 @@ export class DeviceInterrupts implements ConfigInterrupts {
     if (start !== 0 || count !== 1) refuse(EINVAL, () => `INTx has one vector, not ${count} from ${start} on`);
     if (data.type !== "eventfd") {
       const intx = this.activeIntx(request);
-      if (chosenVectors(request).length > 0) intx.signal();
+      // The client's own INTx-disable bit holds back this one too; a mask does not.
+      if (chosenVectors(request).length > 0 && !this.config().intxDisabled) intx.signal();
       return;
     }
     const trigger = data.fds[0] < 0 ? undefined : eventFd(process, data.fds[0]);

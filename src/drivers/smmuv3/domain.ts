@@ -2,7 +2,7 @@
 /** Domains with a page table: stage 1 under an ASID, or stage 2 under a VMID. Each belongs to one SMMU. */
 import { type Device, type Domain, type IommuDriver, PagingDomain, type UnmapGather } from "../../iommu/index.ts";
 import { type Granule, type LpaeFormat, lpae, PageTable } from "../../pagetable/index.ts";
-import { EBUSY, EINVAL, ENOSPC, refuse, type Task } from "../../runtime/index.ts";
+import { bigintOf, EBUSY, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
 import { attach } from "./attach.ts";
 import { stage1Descriptor } from "./context-descriptor.ts";
 import type { Features } from "./features.ts";
@@ -84,7 +84,7 @@ export class SmmuV3PagingDomain extends PagingDomain {
   }
 
   override *map(iova: bigint, physical: number, size: number, prot: number): Task<void> {
-    this.table.map(Number(iova), physical, size, prot);
+    this.table.map(numberOf(iova), physical, size, prot);
   }
 
   override *unmap(iova: bigint, size: number, gather: UnmapGather): Task<number> {
@@ -94,10 +94,10 @@ export class SmmuV3PagingDomain extends PagingDomain {
       yield* this.sync(gather);
       isFirst = true;
     }
-    const start = Number(iova);
+    const start = numberOf(iova);
     const removed = this.table.unmap(start, size, gather);
     if (removed === 0) return 0;
-    const last = BigInt(start + removed - 1);
+    const last = bigintOf(start + removed - 1);
     if (isFirst || iova < gather.start) gather.start = iova;
     if (isFirst || last > gather.last) gather.last = last;
     return removed;
@@ -108,13 +108,14 @@ export class SmmuV3PagingDomain extends PagingDomain {
     const { freedTables } = gather;
     if (gather.last < gather.start) return;
     if (this.invalidation.isUsed) {
-      const start = Number(gather.start);
-      yield* this.invalidation.invalidate({
+      const start = numberOf(gather.start);
+      const wait = this.invalidation.invalidate({
         start,
-        size: Number(gather.last) - start + 1,
+        size: numberOf(gather.last) - start + 1,
         leafSize: gather.leafSize,
         tables: freedTables.length > 0,
       });
+      if (wait !== undefined) yield* wait;
     }
     for (const pfn of freedTables) this.instance.memory.free(pfn);
     if (freedTables.length > 0) freedTables.length = 0;

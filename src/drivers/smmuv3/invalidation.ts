@@ -82,10 +82,13 @@ export class DomainInvalidation {
     if (unused) yield* this.commands.sync();
   }
 
-  /** Once waited for, no access uses a translation that was in the range. Nothing to do while the domain is not used. */
-  invalidate(request: InvalidationRequest): Task<void> {
+  /**
+   * Once waited for, no access uses a translation that was in the range. Nothing to wait for if that is so at once.
+   * Nothing to do while the domain is not used.
+   */
+  invalidate(request: InvalidationRequest): Task<void> | undefined {
     for (const { target } of this.targets) pushRange(this.commands, target, request, this.geometry);
-    return this.commands.sync();
+    return this.commands.trySync() ? undefined : this.commands.sync();
   }
 
   private find({ kind, tag }: InvalidationTarget): { users: number; target: InvalidationTarget } | undefined {
@@ -143,8 +146,9 @@ function pushByRange(
   let address = start;
   for (let left = size / granule; left > 0; ) {
     let scale = 0;
-    while (left % 2 ** (scale + 1) === 0) scale++;
-    let units = (left / 2 ** scale) % 32;
+    let unit = 1;
+    for (; left % (2 * unit) === 0; unit *= 2) scale++;
+    const units = (left / unit) % 32;
     // One granule without a level is a reserved encoding (IHI 0070, 4.4.1.1): two are forgotten instead.
     const told = scale === 0 && units === 1 && level === 0 ? 2 : units;
     invalidateAddress(sink, opcode, target.tag, address, !tables, {
@@ -153,9 +157,8 @@ function pushByRange(
       scale,
       level,
     });
-    units *= 2 ** scale;
-    left -= units;
-    address += units * granule;
+    left -= units * unit;
+    address += units * unit * granule;
   }
 }
 

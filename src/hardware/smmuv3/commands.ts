@@ -15,7 +15,7 @@ import { Queue } from "./queues.ts";
 import { CMDQ_BASE, CMDQ_CONS, CMDQ_ERR, CMDQ_PROD, CR0, CR0_CMDQEN, IDR3, type Registers } from "./registers.ts";
 import type { Stalls } from "./stalls.ts";
 import { REGIME_EL1, REGIME_EL2, REGIME_EL2_E2H } from "./ste.ts";
-import type { InvalidationRange, Selection, Tlb } from "./tlb.ts";
+import { type InvalidationRange, POWERS, type Selection, type Tlb } from "./tlb.ts";
 
 export const CMD_PREFETCH_CONFIG = 0x01;
 export const CMD_PREFETCH_ADDR = 0x02;
@@ -246,7 +246,7 @@ export class CommandQueue {
       // The top byte is no part of a tag where TBI ignores it.
       high: (high << 8) >> 8,
       low: low & 0xfffff000,
-      count: ranged ? (((word0 >>> 12) & 0x1f) + 1) * 2 ** ((word0 >>> 20) & 0x1f) : 1,
+      count: ranged ? (((word0 >>> 12) & 0x1f) + 1) * POWERS[(word0 >>> 20) & 0x1f] : 1,
       granuleLog2: ranged ? GRANULE_LOG2_OF_TG[tg] : 12,
     };
   }
