@@ -28,6 +28,10 @@ export function median(body: (repeats: number) => void, repeats: number, rounds 
     body(repeats);
     samples.push(Number(process.hrtime.bigint() - start) / repeats);
   }
-  samples.sort((a, b) => a - b);
-  return samples[samples.length >> 1];
+  return middle(samples);
+}
+
+/** The median. */
+export function middle(samples: number[]): number {
+  return samples.sort((a, b) => a - b)[samples.length >> 1];
 }

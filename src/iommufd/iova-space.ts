@@ -21,6 +21,7 @@ import { type PagingDomain, PROT_CACHE } from "../iommu/index.ts";
 import { PAGE_SIZE, type Process } from "../memory/index.ts";
 import {
   assert,
+  bigintOf,
   EADDRINUSE,
   EBUSY,
   EEXIST,
@@ -50,7 +51,8 @@ import {
   Reservations,
 } from "./reserved.ts";
 
-const LONGEST = MAX_IOVA - BigInt(PAGE_SIZE);
+const PAGE = BigInt(PAGE_SIZE);
+const LONGEST = MAX_IOVA - PAGE;
 
 /** What is to be mapped, and where. */
 export interface MapRequest {
@@ -176,7 +178,7 @@ export class IovaSpace {
     this.checkAligned("length", length);
     if (fixed === undefined) {
       const [{ page, offset }] = slices;
-      const address = BigInt(page) * BigInt(PAGE_SIZE) + BigInt(offset);
+      const address = bigintOf(page) * PAGE + bigintOf(offset);
       return placeAutomatically(this.occupied, { length, address, alignment: this.alignment, allowed: this.allowed });
     }
     this.checkAligned("iova", fixed);
@@ -227,14 +229,13 @@ export class IovaSpace {
         );
       }
     }
-    const areas: Area[] = [];
     let next = start;
-    for (const slice of slices) {
+    const areas = slices.map((slice) => {
       const area = new Area(next, next + (slice.length - 1n), slice, prot | PROT_CACHE);
       area.interval = this.occupied.insert(area.start, area.last, area);
-      areas.push(area);
-      next = area.last + 1n;
-    }
+      next += slice.length;
+      return area;
+    });
     this.areaCount += areas.length;
     return areas;
   }

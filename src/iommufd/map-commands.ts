@@ -77,8 +77,9 @@ export function* ioasUnmap(call: CallOf<"IOAS_UNMAP">): Task<void> {
     const { iova, length } = command;
     const everything = iova === 0n && length === MAX_IOVA;
     const last = everything ? MAX_IOVA : lastToUnmap(iova, length);
-    command.length = yield* ioas.space.unmap(iova, last);
-    if (command.length === 0n && !everything) refuseUnmapped(ioas, iova, last);
+    const bytes = yield* ioas.space.unmap(iova, last);
+    if (bytes === 0n && !everything) refuseUnmapped(ioas, iova, last);
+    command.length = bytes;
   } finally {
     context.objects.release(ioas);
   }

@@ -146,7 +146,7 @@ export class PageSet {
     if (this.segments.length === 0) {
       const segment = this.pin(first, last, caller);
       segment.users = 1;
-      this.segments.push(segment);
+      this.segments = [segment];
       return;
     }
     const at = this.cut(first, last);

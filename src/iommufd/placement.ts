@@ -1,7 +1,16 @@
 // Runs in a browser.
 /** Where a mapping goes whose IOVA the kernel chooses (reference 3.5, "Automatic placement"). */
 import { PAGE_SIZE } from "../memory/index.ts";
-import { EINVAL, ENOSPC, EOVERFLOW, type IntervalMap, refuse } from "../runtime/index.ts";
+import {
+  bigintOf,
+  EINVAL,
+  ENOSPC,
+  EOVERFLOW,
+  type IntervalMap,
+  lowWordOf,
+  numberOf,
+  refuse,
+} from "../runtime/index.ts";
 import { type IovaRange, MAX_IOVA } from "./reserved.ts";
 
 const PAGE = BigInt(PAGE_SIZE);
@@ -36,7 +45,7 @@ export function placeAutomatically(occupied: IntervalMap<unknown>, request: Plac
       () => `memory at 0x${address.toString(16)} allows IOVAs aligned to ${align}, the IOAS wants ${alignment}`,
     );
   }
-  const step = BigInt(align);
+  const step = bigintOf(align);
   const offset = address % PAGE;
   const fitIn = (range: IovaRange): bigint | undefined => {
     const aligned = ((range.start + step - 1n) / step) * step;
@@ -64,7 +73,7 @@ function clipToWholeSpace({ start, last }: IovaRange): IovaRange {
 
 /** The largest power of two that both the address and the rounded-up length have, at most a huge page. */
 function alignmentOf(address: bigint, length: bigint): number {
-  const size = length >= HUGE_PAGE_SIZE ? HUGE_PAGE_SIZE : 1 << (32 - Math.clz32(Number(length) - 1));
-  const low = Number(address % BigInt(HUGE_PAGE_SIZE));
+  const size = length >= HUGE_PAGE_SIZE ? HUGE_PAGE_SIZE : 1 << (32 - Math.clz32(numberOf(length) - 1));
+  const low = lowWordOf(address) & (HUGE_PAGE_SIZE - 1);
   return low === 0 ? size : Math.min(size, low & -low);
 }

@@ -6,7 +6,7 @@ import { PAGE_SIZE } from "./types.ts";
 export const CHUNK_SIZE = 2097152;
 const CHUNK_FRAMES = CHUNK_SIZE / PAGE_SIZE;
 /** Up to here a loop over bytes is faster than a typed array's own copy. */
-const FEW_BYTES = 32;
+const FEW_BYTES = 16;
 
 /** The place of the word at `pa` in its chunk. */
 export function wordIndex(pa: number): number {

@@ -157,6 +157,37 @@ describe("a read-write lock", () => {
     expect(system.tasks.unfinished.size).toBe(0);
   });
 
+  test("is taken for reading without a generator only where nobody waits and nobody explores", () => {
+    const system = new System();
+    const lock = new RwLock(system, "lock");
+    const written = new Completion(system, "written");
+    const tried = (): boolean =>
+      system.run(
+        "reader",
+        (function* (): Task<boolean> {
+          if (!lock.tryTakeRead()) return false;
+          lock.assertHeld();
+          lock.releaseRead();
+          return true;
+        })(),
+      );
+    expect(tried()).toBe(true);
+    system.tasks.start(
+      "writer",
+      (function* (): Task<void> {
+        yield* lock.takeWrite();
+        yield* written.wait();
+        lock.releaseWrite();
+      })(),
+    );
+    expect(tried()).toBe(false);
+    written.complete();
+    system.tasks.drain();
+    expect(tried()).toBe(true);
+    system.tasks.exploring = true;
+    expect(tried()).toBe(false);
+  });
+
   test("never has a writer beside anybody else, under many schedules", () => {
     for (let seed = 1; seed <= 100; seed++) {
       const system = new System({ seed });

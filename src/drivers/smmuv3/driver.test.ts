@@ -328,6 +328,22 @@ describe("the command queue", () => {
     expect(told).toEqual(["CFGI_CD", "CFGI_CD"]);
   });
 
+  it("goes on after an invalidation that the SMMU does not know: the unmap waits for a SYNC behind it", () => {
+    const { system, hardware, a, run, domain } = setUp();
+    const target = domain() as SmmuV3PagingDomain;
+    run(a.group!.attach(target, {}));
+    run(target.map(0x4000_0000n, 0x4000_0000, 4096, RW));
+    const told: unknown[] = [];
+    system.events.listen((event) => event.kind === "smmuv3.command-queue.error" && told.push(event.command));
+    hardware.isIllegal = ([word]) => (word & 0xff) === TLBI_NH_VA;
+    const gather = newGather();
+    run(target.unmap(0x4000_0000n, 4096, gather));
+    run(target.sync(gather));
+    expect(told).toEqual(["TLBI_NH_VA"]);
+    expect(hardware.commands.at(-1)![0]).toBe(SYNC);
+    expect(gather).toEqual(newGather());
+  });
+
   it("takes more commands than it has entries", () => {
     const { instance, run, hardware } = setUp();
     const from = hardware.commands.length;
