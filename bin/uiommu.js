@@ -6,8 +6,14 @@ if (!existsSync(entry)) {
   process.stderr.write("uiommu: not built yet; run: npm run build\n");
   process.exit(2);
 }
-const [{ main }, { processTerminal }] = await Promise.all([
-  import(entry.href),
-  import(new URL("../dist/cli/terminal.js", import.meta.url).href),
-]);
-process.exitCode = await main(process.argv.slice(2), processTerminal());
+try {
+  const [{ main }, { processTerminal }] = await Promise.all([
+    import(entry.href),
+    import(new URL("../dist/cli/terminal.js", import.meta.url).href),
+  ]);
+  process.exitCode = await main(process.argv.slice(2), processTerminal());
+} catch (error) {
+  if (error.code !== "EMFILE") throw error;
+  process.stderr.write("uiommu: too few open files are allowed here; see: uiommu doctor\n");
+  process.exit(1);
+}

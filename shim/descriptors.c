@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -87,6 +89,8 @@ EXPORT int dup3(int from, int to, int flags)
 		int result = REAL(name)(fd, command, argument);                                        \
 		if ((command == F_DUPFD || command == F_DUPFD_CLOEXEC) && result >= 0)                 \
 			copy_note(fd, result);                                                         \
+		if (command == F_GETFL && result >= 0 && unlikely(is_file_kind(fd_kind(fd))))          \
+			result = (result & ~O_ACCMODE) | fd_entry(fd)->access;                         \
 		return result;                                                                         \
 	}
 FCNTL(fcntl)
@@ -125,6 +129,53 @@ EXPORT void closefrom(int first)
 		close_range(first < 0 ? 0 : (unsigned)first, ~0u, 0);
 }
 
+static bool is_ours(int fd) { return unlikely(is_file_kind(fd_kind(fd))) && file_inode(fd) != 0; }
+
+/* A file of ours is a socket, but that is not for the program to know. */
+#define NOT_A_SOCKET(type, name, parameters, ...)                                                      \
+	EXPORT type name parameters                                                                    \
+	{                                                                                              \
+		if (is_ours(fd))                                                                       \
+			return (type)with_errno(-ENOTSOCK);                                            \
+		return REAL(name)(__VA_ARGS__);                                                        \
+	}
+NOT_A_SOCKET(int, shutdown, (int fd, int how), fd, how)
+NOT_A_SOCKET(int, listen, (int fd, int backlog), fd, backlog)
+NOT_A_SOCKET(int, bind, (int fd, __CONST_SOCKADDR_ARG address, socklen_t length), fd, address, length)
+NOT_A_SOCKET(int, connect, (int fd, __CONST_SOCKADDR_ARG address, socklen_t length), fd, address, length)
+NOT_A_SOCKET(int, getsockname, (int fd, __SOCKADDR_ARG address, socklen_t *length), fd, address, length)
+NOT_A_SOCKET(int, getpeername, (int fd, __SOCKADDR_ARG address, socklen_t *length), fd, address, length)
+NOT_A_SOCKET(int, getsockopt, (int fd, int level, int name, void *value, socklen_t *length), fd, level, name, value, length)
+NOT_A_SOCKET(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t length), fd, level, name, value, length)
+NOT_A_SOCKET(ssize_t, send, (int fd, const void *bytes, size_t length, int flags), fd, bytes, length, flags)
+NOT_A_SOCKET(ssize_t, sendto,
+	     (int fd, const void *bytes, size_t length, int flags, __CONST_SOCKADDR_ARG address, socklen_t address_length), fd,
+	     bytes, length, flags, address, address_length)
+NOT_A_SOCKET(ssize_t, recv, (int fd, void *bytes, size_t length, int flags), fd, bytes, length, flags)
+NOT_A_SOCKET(ssize_t, recvfrom, (int fd, void *bytes, size_t length, int flags, __SOCKADDR_ARG address, socklen_t *address_length),
+	     fd, bytes, length, flags, address, address_length)
+
+/* Nor do its bytes go past its own read and write: the kernel has no such way for a device. */
+#define NO_SPLICE(name, parameters, ...)                                                               \
+	EXPORT ssize_t name parameters                                                                 \
+	{                                                                                              \
+		if (is_ours(out) || is_ours(in))                                                       \
+			return with_errno(-EINVAL);                                                    \
+		return REAL(name)(__VA_ARGS__);                                                        \
+	}
+NO_SPLICE(sendfile, (int out, int in, off_t *offset, size_t count), out, in, offset, count)
+NO_SPLICE(sendfile64, (int out, int in, off64_t *offset, size_t count), out, in, offset, count)
+NO_SPLICE(splice, (int in, off64_t *from, int out, off64_t *to, size_t count, unsigned flags), in, from, out, to, count, flags)
+NO_SPLICE(copy_file_range, (int in, off64_t *from, int out, off64_t *to, size_t count, unsigned flags), in, from, out, to, count, flags)
+
+/* Devices have no poll of their own: poll(2) calls them ready, and epoll refuses them. */
+EXPORT int epoll_ctl(int set, int operation, int fd, struct epoll_event *event)
+{
+	if (operation == EPOLL_CTL_ADD && is_ours(fd) && fd_entry(fd)->description == FILE_DEVICE)
+		return (int)with_errno(-EPERM);
+	return REAL(epoll_ctl)(set, operation, fd, event);
+}
+
 /* Descriptors that came with a message. */
 static void received(struct msghdr *message)
 {
@@ -142,6 +193,8 @@ static void received(struct msghdr *message)
 
 EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 {
+	if (is_ours(fd))
+		return with_errno(-ENOTSOCK);
 	ssize_t size = REAL(recvmsg)(fd, message, flags);
 	if (unlikely(place.active) && size >= 0 && message->msg_controllen >= sizeof(struct cmsghdr))
 		received(message);
@@ -160,6 +213,8 @@ EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
 /* A file of ours may go to another process. */
 EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
+	if (is_ours(fd))
+		return with_errno(-ENOTSOCK);
 	if (unlikely(has_pinned_pages()) && message->msg_controllen > 0)
 		keep_memory();
 	return REAL(sendmsg)(fd, message, flags);

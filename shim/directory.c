@@ -80,6 +80,8 @@ EXPORT DIR *opendir(const char *path)
 		return stream;
 	}
 	DIR *stream = REAL(opendir)(path);
+	if (unlikely(stream == NULL && errno == ENOENT && place.active) && locate_link(&at, AT_FDCWD, path))
+		return REAL(opendir)(at.path);
 	if (likely(!place.active) || stream == NULL)
 		return stream;
 	if (fd_word(dirfd(stream)) != 0)

@@ -52,7 +52,8 @@ void note_file(int fd, uint64_t inode, const struct uiommu_description *descript
 	entry->rdev[0] = description->major;
 	entry->rdev[1] = description->minor;
 	entry->mode = description->mode;
-	entry->description = description->kind;
+	entry->description = (uint16_t)description->kind;
+	entry->access = (uint16_t)(description->flags & O_ACCMODE);
 	note_fd(fd, description->kind == FILE_TEXT ? FD_TEXT : FD_FILE, inode);
 }
 
@@ -78,6 +79,7 @@ void copy_note(int from, int to)
 		target->rdev[1] = source->rdev[1];
 		target->mode = source->mode;
 		target->description = source->description;
+		target->access = source->access;
 	}
 	__atomic_store_n(&target->word, word, __ATOMIC_RELEASE);
 }

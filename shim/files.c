@@ -22,6 +22,12 @@ long placeholder_path(const struct located *at, int flags, char *buffer, const c
 	raw(SYS_close, fd);
 	if (result < 0)
 		return result;
+	/* An open file of ours, by its place in /proc. */
+	struct uiommu_description description;
+	if (strncmp(buffer, "socket:", 7) == 0 && describe_file(status.st_ino, &description) >= 0 && description.path[0] == '/') {
+		*path = strcpy(buffer, description.path);
+		return (long)status.st_mode;
+	}
 	*path = visible(buffer);
 	return *path == NULL ? -ENXIO : (long)status.st_mode;
 }
@@ -42,8 +48,15 @@ static long open_ours(const struct located *at, int flags, mode_t mode)
 			return node;
 		if ((flags & O_CREAT) != 0 && (flags & O_EXCL) != 0)
 			return -EEXIST;
-		if (S_ISSOCK(node))
-			return (flags & O_DIRECTORY) != 0 ? -ENOTDIR : open_in_host(path, flags, mode);
+		if (S_ISSOCK(node)) {
+			static const int rights[] = {R_OK, W_OK, R_OK | W_OK, R_OK | W_OK};
+			if ((flags & O_DIRECTORY) != 0)
+				return -ENOTDIR;
+			/* What open(2) would check. */
+			if (raw(SYS_faccessat2, at->dirfd, at->path, rights[flags & O_ACCMODE], AT_EACCESS) == -EACCES)
+				return -EACCES;
+			return open_in_host(path, flags, mode);
+		}
 		if (S_ISREG(node) && writes)
 			return -EACCES;
 		if (S_ISLNK(node))
@@ -82,7 +95,13 @@ NOINLINE static int opened(int fd, int dirfd, const char *path, int flags, mode_
 		}
 		return fd;
 	}
-	if (unlikely(errno == ENXIO) && place.active) {
+	if (errno == ENOENT) {
+		struct located at;
+		bool found = locate_link(&at, dirfd, path);
+		errno = ENOENT;
+		if (found && (flags & O_NOFOLLOW) == 0)
+			return (int)with_errno(open_ours(&at, flags, mode));
+	} else if (errno == ENXIO && place.active) {
 		char buffer[PATH_SIZE];
 		const char *visible_path;
 		struct located at = {.dirfd = dirfd, .path = path};
@@ -102,12 +121,25 @@ static inline mode_t mode_argument(int flags, va_list arguments)
 /* Most opens: it worked, and nothing is to be noted. */
 static inline bool is_plain(int fd, int dirfd, const char *path)
 {
-	return fd >= 0 ? fd_word(fd) == 0 && !suspect(dirfd, path) && !(path[0] == '/' && path[1] == '\0') : errno != ENXIO;
+	return fd >= 0 ? fd_word(fd) == 0 && !suspect(dirfd, path) && !(path[0] == '/' && path[1] == '\0') : (errno != ENXIO && errno != ENOENT) || !place.active;
+}
+
+/* Before an open that would make what a link of the program's points to. */
+NOINLINE static bool open_linked(int dirfd, const char *path, int flags, mode_t mode, int *fd)
+{
+	struct located at;
+	if (!locate_link(&at, dirfd, path))
+		return false;
+	*fd = (int)with_errno(open_ours(&at, flags, mode));
+	return true;
 }
 
 #define OPEN(name, base, path, flags, ...)                                                             \
 	int fd;                                                                                        \
 	if (unlikely(suspect(base, path)) && open_located(base, path, flags, mode, &fd))               \
+		return fd;                                                                             \
+	if (unlikely((flags & (O_CREAT | O_EXCL | O_NOFOLLOW)) == O_CREAT) && place.active &&          \
+	    open_linked(base, path, flags, mode, &fd))                                                 \
 		return fd;                                                                             \
 	fd = REAL(name)(__VA_ARGS__);                                                                  \
 	return likely(is_plain(fd, base, path)) ? fd : opened(fd, base, path, flags, mode)

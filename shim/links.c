@@ -144,6 +144,11 @@ EXPORT int chdir(const char *path)
 	bool located = locate(&at, AT_FDCWD, path);
 	/* at.dirfd is the working directory, or the path is absolute. */
 	int result = REAL(chdir)(located ? at.path : path);
+	if (result != 0 && errno == ENOENT && !located && place.active) {
+		bool found = locate_link(&at, AT_FDCWD, path);
+		errno = ENOENT;
+		result = found ? REAL(chdir)(at.path) : -1;
+	}
 	if (result == 0)
 		cwd_kind = FD_UNKNOWN;
 	return result;
@@ -158,11 +163,31 @@ EXPORT int fchdir(int fd)
 
 /* realpath */
 
+static char *given(const char *path, char *into)
+{
+	return into == NULL ? strdup(path) : strcpy(into, path);
+}
+
+/* Of a path where libc found nothing: an open file of ours, or a link to us. */
+static char *real_link(const char *path, char *into)
+{
+	struct located at;
+	struct uiommu_description description;
+	int fd = descriptor_of(path);
+	if (fd >= 0 && is_file_kind(fd_kind(fd)) && describe_file(fd_value(fd), &description) >= 0)
+		return given(description.path, into);
+	bool found = locate_link(&at, AT_FDCWD, path);
+	errno = ENOENT;
+	return found ? realpath(visible(at.path) == NULL ? at.path : visible(at.path), into) : NULL;
+}
+
 EXPORT char *realpath(const char *path, char *into)
 {
 	struct located at;
 	if (likely(!locate(&at, AT_FDCWD, path))) {
 		char *found = REAL(realpath)(path, into);
+		if (found == NULL && errno == ENOENT && place.active)
+			return real_link(path, into);
 		unprefix(found);
 		return found;
 	}
@@ -214,6 +239,50 @@ EXPORT int fchownat(int dirfd, const char *path, uid_t user, gid_t group, int fl
 	AT(dirfd) return REAL(fchownat)(at.dirfd, at.path, user, group, flags);
 	return REAL(fchownat)(dirfd, path, user, group, flags);
 }
+/*
+ * Names come and go in our tree as devices do, never by a program's wish: EPERM, as in sysfs. A name that is there, or
+ * is not, is told first.
+ */
+static bool is_fixed(int dirfd, const char *path, bool makes)
+{
+	struct located at;
+	struct stat status;
+	if (likely(!locate(&at, dirfd, path)) || !at.ours)
+		return false;
+	long result = raw(SYS_newfstatat, at.dirfd, at.path, &status, AT_SYMLINK_NOFOLLOW);
+	errno = makes ? (result == 0 ? EEXIST : EPERM) : (result == 0 ? EPERM : (int)-result);
+	return true;
+}
+#define FIXED(name, parameters, condition, ...)                                                        \
+	EXPORT int name parameters { return unlikely(condition) ? -1 : REAL(name)(__VA_ARGS__); }
+#define MAKES(dirfd, path) is_fixed(dirfd, path, true)
+#define ENDS(dirfd, path) is_fixed(dirfd, path, false)
+FIXED(mkdir, (const char *path, mode_t mode), MAKES(AT_FDCWD, path), path, mode)
+FIXED(mkdirat, (int dirfd, const char *path, mode_t mode), MAKES(dirfd, path), dirfd, path, mode)
+FIXED(mknod, (const char *path, mode_t mode, dev_t device), MAKES(AT_FDCWD, path), path, mode, device)
+FIXED(mknodat, (int dirfd, const char *path, mode_t mode, dev_t device), MAKES(dirfd, path), dirfd, path, mode, device)
+FIXED(mkfifo, (const char *path, mode_t mode), MAKES(AT_FDCWD, path), path, mode)
+FIXED(symlink, (const char *target, const char *path), MAKES(AT_FDCWD, path), target, path)
+FIXED(symlinkat, (const char *target, int dirfd, const char *path), MAKES(dirfd, path), target, dirfd, path)
+FIXED(link, (const char *from, const char *to), ENDS(AT_FDCWD, from) || MAKES(AT_FDCWD, to), from, to)
+FIXED(linkat, (int base, const char *from, int dirfd, const char *to, int flags), ENDS(base, from) || MAKES(dirfd, to), base, from,
+      dirfd, to, flags)
+FIXED(unlink, (const char *path), ENDS(AT_FDCWD, path), path)
+FIXED(unlinkat, (int dirfd, const char *path, int flags), ENDS(dirfd, path), dirfd, path, flags)
+FIXED(rmdir, (const char *path), ENDS(AT_FDCWD, path), path)
+FIXED(remove, (const char *path), ENDS(AT_FDCWD, path), path)
+FIXED(rename, (const char *from, const char *to), ENDS(AT_FDCWD, from) || MAKES(AT_FDCWD, to), from, to)
+FIXED(renameat, (int base, const char *from, int dirfd, const char *to), ENDS(base, from) || MAKES(dirfd, to), base, from, dirfd, to)
+FIXED(renameat2, (int base, const char *from, int dirfd, const char *to, unsigned flags), ENDS(base, from) || MAKES(dirfd, to), base,
+      from, dirfd, to, flags)
+EXPORT int truncate(const char *path, off_t length)
+{
+	struct located at; /* the content of a text is not the program's to cut: nothing happens, as in sysfs */
+	if (unlikely(locate(&at, AT_FDCWD, path)) && at.ours)
+		return REAL(faccessat)(at.dirfd, at.path, W_OK, 0);
+	return REAL(truncate)(path, length);
+}
+
 EXPORT int inotify_add_watch(int fd, const char *path, uint32_t mask)
 {
 	AT(AT_FDCWD) return REAL(inotify_add_watch)(fd, at.path, mask);

@@ -218,6 +218,48 @@ static bool locate_absolute(struct located *at, const char *whole, int dirfd, co
 	return true;
 }
 
+bool locate_link(struct located *at, int dirfd, const char *path)
+{
+	char target[PATH_SIZE], current[PATH_SIZE], joined[PATH_SIZE];
+	if (likely(!place.active) || !is_user_pointer(path) || strnlen(path, PATH_MAX) == PATH_MAX)
+		return false;
+	strcpy(current, path);
+	for (int links = 0; links < 8; links++) {
+		/* The link is the last part of the path that is there. */
+		size_t end = strlen(current);
+		long length;
+		for (;;) {
+			char rest = current[end];
+			current[end] = '\0';
+			length = raw(SYS_readlinkat, dirfd, current, target, PATH_MAX);
+			current[end] = rest;
+			if (length != -ENOENT)
+				break;
+			while (end > 0 && current[end - 1] != '/')
+				end--;
+			while (end > 0 && current[end - 1] == '/')
+				end--;
+			if (end == 0)
+				return false;
+		}
+		if (length <= 0)
+			return false;
+		target[length] = '\0';
+		size_t start = 0;
+		if (target[0] != '/')
+			for (start = end; start > 0 && current[start - 1] != '/';)
+				start--;
+		if (start + (size_t)length + strlen(current + end) >= PATH_MAX)
+			return false;
+		memcpy(joined, current, start);
+		strcpy(stpcpy(joined + start, target), current + end);
+		strcpy(current, joined);
+		if (suspect(dirfd, current) && locate_slow(at, dirfd, current) && at->ours)
+			return true;
+	}
+	return false;
+}
+
 bool locate_slow(struct located *at, int dirfd, const char *path)
 {
 	size_t length = strnlen(path, PATH_MAX);

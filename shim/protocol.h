@@ -35,6 +35,7 @@ struct uiommu_hello {
 	uint32_t magic;
 	uint16_t version;
 	uint16_t kind;
+	uint64_t key[2];      /* proves that the host started this program: from its environment */
 	uint64_t cookie[2];   /* names the address space */
 	uint64_t inode;       /* of the socket: names the open file (HELLO_OPEN, HELLO_ADOPT) */
 	uint32_t pid;
@@ -74,6 +75,7 @@ enum uiommu_reply_flags {
 	REPLY_DRAIN = 2,   /* take one byte out of the file connection: it is no longer readable */
 	REPLY_INSTALL = 4, /* make a descriptor of the file `token` and store its number at `address` */
 	REPLY_TEXT = 8,    /* (to HELLO_OPEN) no connection needed: open the text itself */
+	REPLY_SEND_FD = 16, /* no reply yet: send descriptor `address` to the helper, named `token`; the reply follows */
 };
 
 struct uiommu_reply {
@@ -93,11 +95,23 @@ struct uiommu_description {
 	uint32_t mode; /* permission bits */
 	uint32_t major;
 	uint32_t minor;
+	uint32_t flags; /* of open(2) */
 	char path[256]; /* what /proc/self/fd shows, NUL-terminated */
 };
 
-/* What the host tells the helper that holds eventfds. */
-enum uiommu_helper_operation { HELPER_TAKE = 1, HELPER_SIGNAL = 2, HELPER_RELEASE = 3 };
+/*
+ * What the host tells the helper that holds eventfds, through the FIFO DIR/helper-commands. Through DIR/helper-answers
+ * comes one int32 for each, 0 or an error number; through DIR/helper-signals, unasked, the token of each watched eventfd
+ * that a client has signalled. At the socket DIR/helper clients send descriptors, each with its token.
+ */
+enum uiommu_helper_operation {
+	HELPER_TAKE = 1,    /* take descriptor `fd` out of process `pid` */
+	HELPER_RECEIVE = 2, /* process `pid` sends it: wait for it */
+	HELPER_SIGNAL = 3,
+	HELPER_RELEASE = 4,
+	HELPER_WATCH = 5,   /* from now on tell its signals; `fd` 0: no longer */
+	HELPER_LOOK = 6,    /* when answered, every signal so far has been told */
+};
 
 struct uiommu_helper_command {
 	uint32_t operation;

@@ -45,7 +45,8 @@ static inline long with_errno(long result)
 /* start.c: where the host is. `active` is false in a program that uiommu did not start: then nothing is done at all. */
 struct place {
 	bool active;
-	char host[16]; /* its process id */
+	char host[64]; /* UIOMMU_HOST: its process id, a colon, and its key, 32 hexadecimal digits */
+	uint64_t key[2];
 	char directory[80];
 	char root[96];  /* DIR/root: the tree of files that clients see */
 	size_t root_length;
@@ -108,7 +109,8 @@ struct fd_entry {
 	uint64_t word; /* kind in the low byte, the value above */
 	uint32_t rdev[2];
 	uint32_t mode;
-	uint32_t description; /* FILE_* */
+	uint16_t description; /* FILE_* */
+	uint16_t access;      /* of open(2): O_RDONLY, O_WRONLY, O_RDWR */
 };
 #define FD_CHUNK 1024u
 #define FD_CHUNKS 1024u
@@ -158,11 +160,16 @@ struct located {
 /* Where (dirfd, path) leads. Fills `at` so that at->dirfd, at->path can be given to the kernel. False: nothing of ours,
  * use what you have. Costs a stack frame of two pages: see suspect(). */
 bool locate_slow(struct located *at, int dirfd, const char *path);
+/* For (dirfd, path) where the kernel found nothing: a symbolic link of the program's that leads to us? */
+bool locate_link(struct located *at, int dirfd, const char *path);
 extern int cwd_kind; /* FD_UNKNOWN: find out; FD_NEAR, FD_TREE; -1: an ordinary directory */
+/* Not for the program, which may give the kernel whatever it likes. */
+static inline bool is_user_pointer(const void *pointer) { return (uintptr_t)pointer - 4096 < ((uintptr_t)1 << 47) - 4096; }
+static inline bool is_empty(const char *path) { return path == NULL || path[0] == '\0'; }
 /* A few comparisons: false if (dirfd, path) surely does not lead to us. Only then is there anything to locate. */
 static inline bool suspect(int dirfd, const char *path)
 {
-	if (unlikely(!place.active) || path == NULL)
+	if (unlikely(!place.active) || !is_user_pointer(path))
 		return false;
 	if (path[0] == '/') {
 		char c = path[1];

@@ -58,7 +58,7 @@ static bool lacks(char *const *list, struct addition *add)
 	else if (add->asan == NULL)
 		add->asan = "";
 	add->size = (add->count + 7) * sizeof(char *) + sizeof(preload) + sizeof(place.library) + sizeof(asan) + sizeof(asan_option) +
-		    sizeof(place.directory) + 64 + (add->preload ? strlen(add->preload) : 0) + (add->asan ? strlen(add->asan) : 0);
+		    sizeof(place.directory) + sizeof(place.host) + 64 + (add->preload ? strlen(add->preload) : 0) + (add->asan ? strlen(add->asan) : 0);
 	return true;
 }
 
@@ -92,7 +92,7 @@ static char *const *complete(char *const *list, const struct addition *add, void
 		result[count++] = text;
 		text = stpcpy(stpcpy(text, "UIOMMU_DIR="), place.directory) + 1;
 		result[count++] = text;
-		text = stpcpy(stpcpy(text, "UIOMMU_PID="), place.host) + 1;
+		text = stpcpy(stpcpy(text, "UIOMMU_HOST="), place.host) + 1;
 	}
 	if (add->inherited) {
 		result[count++] = text;

@@ -37,9 +37,15 @@ __attribute__((constructor)) static void start(void)
 	const char *directory = getenv("UIOMMU_DIR");
 	if (directory == NULL || strlen(directory) >= sizeof(place.directory))
 		return;
-	const char *host = getenv("UIOMMU_PID");
-	if (host != NULL && strlen(host) < sizeof(place.host))
-		strcpy(place.host, host);
+	const char *host = getenv("UIOMMU_HOST");
+	const char *key = host == NULL ? NULL : strchr(host, ':');
+	if (key == NULL || strlen(host) >= sizeof(place.host) || strlen(key + 1) != 2 * sizeof(place.key))
+		return;
+	strcpy(place.host, host);
+	for (size_t i = 0; i < sizeof(place.key); i++) {
+		char digits[3] = {key[1 + 2 * i], key[2 + 2 * i], '\0'};
+		((uint8_t *)place.key)[i] = (uint8_t)strtoul(digits, NULL, 16);
+	}
 	strcpy(place.directory, directory);
 	strcpy(stpcpy(place.root, directory), "/root");
 	strcpy(stpcpy(place.nodes, directory), "/node");

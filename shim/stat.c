@@ -38,7 +38,7 @@ static const char *placeholder(int dirfd, const char *path, int flags, char *buf
 {
 	const char *visible_path;
 	struct located at;
-	if (path == NULL || path[0] == '\0') {
+	if (is_empty(path)) {
 		if (fd_path(dirfd, buffer) < 0)
 			return NULL;
 		return visible(buffer);
@@ -101,17 +101,28 @@ static int stat_at(int dirfd, const char *path, struct stat *status, int flags)
 {
 	/* The same in every libc; before glibc 2.33 there is no function of this name to call. */
 	int result = (int)with_errno(raw(SYS_newfstatat, dirfd, path, status, flags));
-	if (result == 0 && path[0] == '\0' && dirfd >= 0 && is_file_kind(fd_kind(dirfd))) {
+	if (result == 0 && is_empty(path) && dirfd >= 0 && is_file_kind(fd_kind(dirfd))) {
 		MEND(result, status, mend_fstat(dirfd, status));
 	}
 	MEND(result, status, mend_stat(dirfd, path, flags, status));
 }
 
+/* Of a path that was not found. */
+NOINLINE static int stat_linked(int dirfd, const char *path, struct stat *status, int flags)
+{
+	struct located at;
+	bool found = (flags & AT_SYMLINK_NOFOLLOW) == 0 && locate_link(&at, dirfd, path);
+	errno = ENOENT;
+	return found ? stat_at(at.dirfd, at.path, status, flags) : -1;
+}
 /* Of a path that may be ours. */
 NOINLINE static int stat_located(int dirfd, const char *path, struct stat *status, int flags)
 {
 	struct located at;
-	return locate_slow(&at, dirfd, path) ? stat_at(at.dirfd, at.path, status, flags) : stat_at(dirfd, path, status, flags);
+	if (locate_slow(&at, dirfd, path))
+		return stat_at(at.dirfd, at.path, status, flags);
+	int result = stat_at(dirfd, path, status, flags);
+	return result != 0 && errno == ENOENT ? stat_linked(dirfd, path, status, flags) : result;
 }
 
 #define STAT(name, type, flags)                                                                        \
@@ -120,6 +131,8 @@ NOINLINE static int stat_located(int dirfd, const char *path, struct stat *statu
 		if (unlikely(suspect(AT_FDCWD, path)))                                                 \
 			return stat_located(AT_FDCWD, path, (struct stat *)status, flags);             \
 		int result = REAL(name)(path, status);                                                 \
+		if (result != 0 && errno == ENOENT && place.active)                                    \
+			return stat_linked(AT_FDCWD, path, (struct stat *)status, flags);              \
 		MEND(result, (struct stat *)status, mend_stat(AT_FDCWD, path, flags, (struct stat *)status)); \
 	}
 STAT(stat, struct stat, 0)
@@ -141,7 +154,10 @@ FSTAT(fstat64, struct stat64)
 	{                                                                                              \
 		if (unlikely(suspect(dirfd, path)))                                                    \
 			return stat_located(dirfd, path, (struct stat *)status, flags);                \
-		return stat_at(dirfd, path, (struct stat *)status, flags);                             \
+		int result = stat_at(dirfd, path, (struct stat *)status, flags);                       \
+		if (result != 0 && errno == ENOENT && place.active)                                    \
+			return stat_linked(dirfd, path, (struct stat *)status, flags);                 \
+		return result;                                                                         \
 	}
 FSTATAT(fstatat, struct stat)
 FSTATAT(fstatat64, struct stat64)
@@ -190,7 +206,7 @@ EXPORT int __fxstatat64(int version, int dirfd, const char *path, struct stat64 
 static void mend_statx(int dirfd, const char *path, int flags, struct statx *status)
 {
 	struct stat plain = {.st_mode = status->stx_mode, .st_ino = status->stx_ino, .st_size = (off_t)status->stx_size};
-	if (path[0] == '\0' && dirfd >= 0)
+	if (is_empty(path) && dirfd >= 0)
 		mend_fstat(dirfd, &plain);
 	else
 		mend_stat(dirfd, path, flags, &plain);
@@ -212,6 +228,15 @@ EXPORT int statx(int dirfd, const char *path, int flags, unsigned mask, struct s
 		path = at.path;
 	}
 	int result = REAL(statx)(dirfd, path, flags, mask, status);
+	if (result != 0 && errno == ENOENT && place.active) {
+		bool found = (flags & AT_SYMLINK_NOFOLLOW) == 0 && locate_link(&at, dirfd, path);
+		errno = ENOENT;
+		if (!found)
+			return -1;
+		dirfd = at.dirfd;
+		path = at.path;
+		result = REAL(statx)(dirfd, path, flags, mask, status);
+	}
 	if (result == 0 && unlikely(S_ISSOCK(status->stx_mode)) && place.active) {
 		int saved = errno;
 		mend_statx(dirfd, path, flags, status);
@@ -226,11 +251,19 @@ NOINLINE static int access_located(int dirfd, const char *path, int mode, int fl
 	bool found = locate_slow(&at, dirfd, path);
 	return REAL(faccessat)(found ? at.dirfd : dirfd, found ? at.path : path, mode, flags);
 }
+NOINLINE static int access_linked(int dirfd, const char *path, int mode, int flags)
+{
+	struct located at;
+	bool found = (flags & AT_SYMLINK_NOFOLLOW) == 0 && locate_link(&at, dirfd, path);
+	errno = ENOENT;
+	return found ? REAL(faccessat)(at.dirfd, at.path, mode, flags) : -1;
+}
 #define ACCESS(real, ...)                                                                              \
 	{                                                                                              \
 		if (unlikely(suspect(dirfd, path)))                                                    \
 			return access_located(dirfd, path, mode, flags);                               \
-		return REAL(real)(__VA_ARGS__);                                                        \
+		int result = REAL(real)(__VA_ARGS__);                                                  \
+		return likely(result == 0 || errno != ENOENT || !place.active) ? result : access_linked(dirfd, path, mode, flags); \
 	}
 EXPORT int access(const char *path, int mode)
 {

@@ -172,18 +172,32 @@ static struct uiommu_hello hello_of(enum uiommu_hello_kind kind)
 		.magic = UIOMMU_MAGIC,
 		.version = UIOMMU_VERSION,
 		.kind = (uint16_t)kind,
+		.key = {place.key[0], place.key[1]},
 		.cookie = {space->cookie[0], space->cookie[1]},
 		.pid = (uint32_t)space->pid,
 	};
+}
+
+/* A program that may open no more files can still use those it has: our own connections do not count. */
+static long connect_beyond_limit(void)
+{
+	struct rlimit limit, raised;
+	long result = raw(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &limit);
+	raised = (struct rlimit){limit.rlim_max, limit.rlim_max};
+	if (result < 0 || limit.rlim_cur >= limit.rlim_max || raw(SYS_prlimit64, 0, RLIMIT_NOFILE, &raised, 0) < 0)
+		return -EMFILE;
+	result = connect_to_host(SOCK_CLOEXEC);
+	if (result >= 0)
+		result = move_up(result);
+	raw(SYS_prlimit64, 0, RLIMIT_NOFILE, &limit, 0);
+	return result;
 }
 
 static long control_connection(enum uiommu_hello_kind kind)
 {
 	struct uiommu_reply reply;
 	long fd = connect_to_host(SOCK_CLOEXEC);
-	if (fd < 0)
-		return fd;
-	fd = move_up(fd);
+	fd = fd == -EMFILE ? connect_beyond_limit() : fd < 0 ? fd : move_up(fd);
 	if (fd < 0)
 		return fd;
 	struct uiommu_hello hello = hello_of(kind);
@@ -340,6 +354,39 @@ static long begin(void)
 
 static long install_file(const struct uiommu_reply *reply);
 
+/* The host cannot take a descriptor out of this process: it gets it from us, or learns that there is none. */
+static void send_descriptor(int fd, uint32_t token)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct iovec part = {&token, sizeof(token)};
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+	struct msghdr message = {
+		.msg_name = &address,
+		.msg_namelen = sizeof(address),
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+	strcpy(stpcpy(address.sun_path, place.directory), "/helper");
+	long socket = raw(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (socket < 0)
+		return;
+	for (long sent = -EINTR; sent == -EINTR || sent == -EBADF;) {
+		sent = raw(SYS_sendmsg, socket, &message, MSG_NOSIGNAL);
+		if (sent == -EBADF) {
+			if (message.msg_controllen == 0)
+				break;
+			message.msg_controllen = 0;
+		}
+	}
+	raw(SYS_close, socket);
+}
+
 static long exchange(int control, struct uiommu_request *request, const void *out, void *in, size_t in_length, int fd)
 {
 	struct uiommu_reply reply;
@@ -350,7 +397,13 @@ static long exchange(int control, struct uiommu_request *request, const void *ou
 	}
 	if (result < 0)
 		return result == -EPIPE ? -EIO : result;
-	result = receive_reply(control, &reply, in, request->operation == OP_IOCTL ? request->length : in_length);
+	if (request->operation == OP_IOCTL)
+		in_length = request->length;
+	result = receive_reply(control, &reply, in, in_length);
+	while (unlikely(result == 0 && (reply.flags & REPLY_SEND_FD) != 0)) {
+		send_descriptor((int)reply.address, reply.token);
+		result = receive_reply(control, &reply, in, in_length);
+	}
 	if (result < 0 && result != -EFAULT)
 		return result;
 	__atomic_store_n(&space->pinned, reply.flags & REPLY_PINNED, __ATOMIC_RELAXED);

@@ -86,16 +86,26 @@ static int flags_of(const char *mode)
 	return flags;
 }
 
+/* A placeholder that was reached through a link, or a link that leads to nothing of the computer's own. */
+static FILE *open_linked(const char *path, const char *mode)
+{
+	struct located at;
+	int error = errno;
+	if (error == ENXIO || (error == ENOENT && locate_link(&at, AT_FDCWD, path)))
+		return stream_of(open(path, flags_of(mode), 0666), mode);
+	errno = error;
+	return NULL;
+}
+
 #define FOPEN(name)                                                                                    \
 	EXPORT FILE *name(const char *path, const char *mode)                                          \
 	{                                                                                              \
 		struct located at;                                                                     \
-		if (unlikely(locate(&at, AT_FDCWD, path)))                                             \
+		if (unlikely(locate(&at, AT_FDCWD, path)) ||                                           \
+		    (mode[0] != 'r' && unlikely(locate_link(&at, AT_FDCWD, path))))                    \
 			return stream_of(open(path, flags_of(mode), 0666), mode);                      \
 		FILE *file = REAL(name)(path, mode);                                                   \
-		if (unlikely(file == NULL && errno == ENXIO && place.active))                          \
-			file = stream_of(open(path, flags_of(mode), 0666), mode);                      \
-		return file;                                                                           \
+		return unlikely(file == NULL && place.active) ? open_linked(path, mode) : file;        \
 	}
 FOPEN(fopen)
 FOPEN(fopen64)

@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 enum {
-	GET = 0x3b01, SIGNAL, PIN, UNPIN, PEEK, POKE, QUEUE, PUSH, WAIT, WAKE, FILL, HOLD,
+	GET = 0x3b01, SIGNAL, PIN, UNPIN, PEEK, POKE, QUEUE, PUSH, WAIT, WAKE, FILL, HOLD, WATCH, COUNT,
 };
 struct get { uint32_t size, a; uint64_t b, sum; };
 
@@ -257,6 +257,26 @@ static void queues(void)
 	say("an earlier one has not", refused((int)read(event_fd, &value, 8), EAGAIN));
 	dup2(plain, two);
 	say("dup2 over the last one has", read(event_fd, &value, 8) == 8);
+
+	one = echo();
+	int watched = eventfd(0, 0);
+	ioctl(one, QUEUE, &queue);
+	waits.fd = queue;
+	say("an eventfd is watched", ioctl(one, WATCH, &watched) == 0 && ioctl(one, COUNT, 0) == 0);
+	value = 1;
+	int heard = 0;
+	for (int i = 1; i <= 20; i++)
+		heard += write(watched, &value, 8) == 8 && ioctl(one, COUNT, 0) == i;
+	say("a signal is heard before the next call", heard == 20);
+	fcntl(watched, F_SETFL, O_NONBLOCK);
+	say("its counter is taken back", refused((int)read(watched, &value, 8), EAGAIN));
+	while (read(queue, &byte, 1) == 1)
+		;
+	value = 1;
+	say("a signal is heard without a call", write(watched, &value, 8) == 8 && poll(&waits, 1, 2000) == 1 && read(queue, &byte, 1) == 1 && byte == 21);
+	close(one), close(queue);
+	usleep(20000);
+	say("nobody hears it when the file is closed", write(watched, &value, 8) == 8 && read(watched, &value, 8) == 8);
 }
 
 static int shared_fd, failures;
@@ -408,6 +428,8 @@ int main(int count, char **arguments)
 		churn();
 	else if (strcmp(what, "inherited") == 0)
 		return works(atoi(arguments[2])) && works(echo()) ? 0 : 1;
+	else if (strcmp(what, "works") == 0)
+		return works(atoi(arguments[2])) ? 0 : 1;
 	else
 		return 2;
 	return 0;

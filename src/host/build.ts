@@ -32,7 +32,8 @@ export function compileShim(compiler: string, folder: string = join(project, "di
   const files = shimFiles(folder);
   const helper = "fd-helper.c";
   const sources = readdirSync(shimSources).filter((name) => name.endsWith(".c") && name !== helper);
-  const common = ["-std=gnu11", "-O2", "-U_FORTIFY_SOURCE", ...warnings];
+  // libc declares paths as never NULL; a program may pass it all the same, and the kernel answers EFAULT.
+  const common = ["-std=gnu11", "-O2", "-U_FORTIFY_SOURCE", "-fno-delete-null-pointer-checks", ...warnings];
   const shared = [
     "-shared",
     "-fPIC",
@@ -74,8 +75,8 @@ function compile(
 }
 
 /** The compiled shim; compiled now if it is missing or older than its sources. Throws {@link SetupError}. */
-export function findShim(compiler: string = process.env.CC ?? "cc"): ShimFiles {
-  const files = shimFiles();
+export function findShim(compiler: string = process.env.CC ?? "cc", folder?: string): ShimFiles {
+  const files = shimFiles(folder);
   if (!existsSync(shimSources)) {
     if (existsSync(files.library)) return files;
     throw new SetupError(`the shim is missing: ${files.library}`);
@@ -88,5 +89,5 @@ export function findShim(compiler: string = process.env.CC ?? "cc"): ShimFiles {
   const built = Math.min(
     ...[files.library, files.helper].map((file) => (existsSync(file) ? statSync(file).mtimeMs : 0)),
   );
-  return built >= newest ? files : compileShim(compiler);
+  return built >= newest ? files : compileShim(compiler, folder);
 }

@@ -3,7 +3,7 @@ import type { ClientFile, File, PhysicalMemory, Process, User, UserAddress } fro
 import { EBADF, refuse } from "../runtime/index.ts";
 import { ClientAddressSpace } from "./address-space.ts";
 import { DescriptorBacking } from "./backings.ts";
-import type { EventFds } from "./event-fds.ts";
+import type { EventFdOwner, EventFds } from "./event-fds.ts";
 
 /** File systems whose files are memory: tmpfs (memfd too), hugetlbfs. */
 const memoryFileSystems = new Set([0x01021994, 0x958458f6]);
@@ -15,6 +15,8 @@ export interface ClientContext {
   /** The open file whose connection is the socket with this inode. */
   fileOf(inode: number): File | undefined;
   user(uid: number): User;
+  /** Asks a thread of the client that waits in a call to send a descriptor to the helper; false if there is none. */
+  sendDescriptor(client: ClientProcess, fd: number, token: number): boolean;
   /** RLIMIT_MEMLOCK of every client in bytes; undefined: what each really has. */
   readonly memlockLimit: number | undefined;
 }
@@ -26,7 +28,7 @@ export interface Installation {
 }
 
 /** One address space of a real process, from its first contact until it exits or executes another program. */
-export class ClientProcess implements Process {
+export class ClientProcess implements Process, EventFdOwner {
   readonly pid: number;
   readonly label: string;
   readonly user: User;
@@ -91,6 +93,10 @@ export class ClientProcess implements Process {
     return memoryFile(path, target) ?? { kind: "other", label: target };
   }
 
+  sendDescriptor(fd: number, token: number): boolean {
+    return this.context.sendDescriptor(this, fd, token);
+  }
+
   installFile(file: File, address: UserAddress): void {
     this.memory.checkWritable(address, 4);
     this.installation = { file, address: Number(address) };
@@ -128,9 +134,5 @@ function programName(pid: number): string {
 }
 
 function uidOf(pid: number): number {
-  try {
-    return statSync(`/proc/${pid}`).uid;
-  } catch {
-    return 0;
-  }
+  return Number(/^Uid:\t(\d+)/m.exec(read(`/proc/${pid}/status`))?.[1] ?? 0);
 }

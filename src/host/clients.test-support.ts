@@ -54,20 +54,33 @@ export interface Ended {
   readonly stderr: string;
 }
 
+/** Runs a client of `host` to its end. */
+export function runClient(
+  host: Host,
+  program: string,
+  args: readonly string[] = [],
+  environment: NodeJS.ProcessEnv = {},
+): Promise<Ended> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, { env: { ...process.env, ...host.environment(), ...environment } });
+    let stdout = "";
+    let stderr = "";
+    child.stdout.setEncoding("utf8").on("data", (text: string) => (stdout += text));
+    child.stderr.setEncoding("utf8").on("data", (text: string) => (stderr += text));
+    child.once("error", reject);
+    child.once("close", (code, signal) => resolve({ code, signal, stdout, stderr }));
+  });
+}
+
 export class ToyHost {
   readonly toy: Toy = new Toy();
-  readonly host: Host = new Host(this.toy, { shim: testShim() });
+  readonly host: Host;
 
-  /** Runs a client to its end. */
-  client(program: string, args: readonly string[] = [], environment: NodeJS.ProcessEnv = {}): Promise<Ended> {
-    return new Promise((resolve, reject) => {
-      const child = spawn(program, args, { env: { ...process.env, ...this.host.environment(), ...environment } });
-      let stdout = "";
-      let stderr = "";
-      child.stdout.setEncoding("utf8").on("data", (text: string) => (stdout += text));
-      child.stderr.setEncoding("utf8").on("data", (text: string) => (stderr += text));
-      child.once("error", reject);
-      child.once("close", (code, signal) => resolve({ code, signal, stdout, stderr }));
-    });
+  constructor(shim: ShimFiles = testShim()) {
+    this.host = new Host(this.toy, { shim });
+  }
+
+  client(program: string, args?: readonly string[], environment?: NodeJS.ProcessEnv): Promise<Ended> {
+    return runClient(this.host, program, args, environment);
   }
 }

@@ -7,24 +7,32 @@ const name = /^uiommu-(\d+)-\w+$/;
 /** The shim keeps DIR in 80 bytes, and a unix socket's path has at most 107. */
 const LONGEST = 72;
 
-/** A new private directory for a host, mode 0700; those that dead hosts left are removed. Throws {@link SetupError}. */
+/**
+ * A new private directory for a host; those that dead hosts left are removed. Nobody else may list or change it. Those
+ * who know its name may pass through root's, since a program of root's may become another user.
+ * Throws {@link SetupError}.
+ */
 export function makePrivateDirectory(): string {
   const failures: string[] = [];
-  for (const parent of [process.env.XDG_RUNTIME_DIR, tmpdir(), "/tmp"]) {
+  const isRoot = process.getuid?.() === 0;
+  for (const parent of [isRoot ? undefined : process.env.XDG_RUNTIME_DIR, tmpdir(), "/tmp"]) {
     if (!parent) continue;
     try {
       const real = realpathSync(parent);
-      if (real.length > LONGEST - 30) continue;
+      if (real.length > LONGEST - 30) {
+        failures.push(`${parent} (its path is too long)`);
+        continue;
+      }
       removeStale(real);
       const directory = mkdtempSync(join(real, `uiommu-${process.pid}-`));
-      chmodSync(directory, 0o700);
+      chmodSync(directory, isRoot ? 0o711 : 0o700);
       return directory;
     } catch (error) {
       failures.push(`${parent} (${(error as NodeJS.ErrnoException).code})`);
     }
   }
   throw new SetupError(
-    `no directory for the host's socket: tried ${failures.join(", ")}; set TMPDIR to a writable one`,
+    `no directory for the host's socket: tried ${failures.join(", ")}; set TMPDIR to a writable one with a short path`,
   );
 }
 

@@ -5,6 +5,7 @@ import { setImmediate } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { Call } from "./call.ts";
 import { ToyHost, testProgram } from "./clients.test-support.ts";
+import * as wire from "./protocol.ts";
 
 let served: ToyHost;
 let program: string;
@@ -102,16 +103,21 @@ test("what is killed is released", async () => {
 test("garbage on the socket ends that connection, and no other", async () => {
   const path = join(served.host.directory, "host");
   const one = served.client(program, ["threads"]);
-  const hello = Buffer.alloc(48);
-  hello.writeUInt32LE(0x6d6f6975, 0);
-  hello.writeUInt16LE(1, 4);
+  const key = Buffer.from(served.host.environment().UIOMMU_HOST.split(":")[1], "hex");
+  const hello = (kind: number, more: Uint8Array = key): Buffer => {
+    const bytes = Buffer.alloc(wire.Hello.size);
+    Object.assign(new wire.Hello(bytes), { magic: wire.MAGIC, version: wire.VERSION, kind, pid: process.pid });
+    bytes.set(more, wire.Hello.offsets.key);
+    return bytes;
+  };
   const garbage = [
     Buffer.from("GET / HTTP/1.0\r\n\r\n".repeat(10)),
     Buffer.alloc(100_000, 0xff),
-    Buffer.alloc(48),
-    hello, // of no kind
-    Buffer.concat([hello.subarray(0, 6), Buffer.from([3, 0]), hello.subarray(8)]), // opens without a client
-    Buffer.concat([hello.subarray(0, 6), Buffer.from([1, 0]), hello.subarray(8), Buffer.alloc(200, 0xee)]), // an unknown request
+    Buffer.alloc(wire.Hello.size),
+    hello(0), // of no kind
+    hello(wire.HELLO_OPEN), // opens without a client
+    hello(wire.HELLO_PRIMARY, Buffer.alloc(16)), // a program that we did not start
+    Buffer.concat([hello(wire.HELLO_PRIMARY), Buffer.alloc(200, 0xee)]), // an unknown request
   ];
   for (const bytes of garbage) {
     await new Promise<void>((resolve) => {

@@ -10,7 +10,8 @@
  * in `clients` while its primary connection is. What a connection sends that is
  * no message of ours ends that connection and nothing else.
  */
-import { rmSync } from "node:fs";
+import { randomBytes } from "node:crypto";
+import { chmodSync, rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import type { File, FileNode, FileTree, PhysicalMemory, User } from "../memory/index.ts";
@@ -21,15 +22,13 @@ import { ClientProcess } from "./client.ts";
 import { type Arrival, Connection } from "./connection.ts";
 import { makePrivateDirectory } from "./directory.ts";
 import { EventFds } from "./event-fds.ts";
-import { type Description, OpenFile, TextFile } from "./open-file.ts";
+import { type Description, O_ACCMODE, O_RDONLY, O_RDWR, OpenFile, TextFile } from "./open-file.ts";
 import * as wire from "./protocol.ts";
 import { Replies } from "./replies.ts";
 import { Requests } from "./requests.ts";
 import { MaterialTree } from "./tree.ts";
 
 const EISDIR = 21;
-const O_ACCMODE = 3;
-const O_RDONLY = 0;
 
 /** What a host serves: a machine, or as much of one as it needs. */
 export interface Served {
@@ -60,6 +59,8 @@ export class Host {
   /** @internal */ readonly served: Served;
   /** @internal */ readonly replies: Replies;
   /** @internal */ readonly onBug: (error: unknown) => void;
+  /** Who does not have it in its environment is no program of ours. */
+  private readonly key = randomBytes(16);
   private readonly memlockLimit: number | undefined;
   private readonly requests: Requests;
   private readonly tree: MaterialTree;
@@ -78,7 +79,12 @@ export class Host {
     this.shim = options.shim ?? findShim();
     this.onBug = options.onBug ?? throwLater;
     this.directory = makePrivateDirectory();
-    this.events = new EventFds(this.shim.helper, this.directory);
+    this.events = new EventFds(this.shim.helper, this.directory, (effects) => {
+      this.requests.start("eventfds of clients", function* (): Task<void> {
+        effects();
+      });
+      this.settle();
+    });
     this.tree = new MaterialTree(served.files, this.directory);
     this.replies = new Replies(() => this.settle());
     this.requests = new Requests(this);
@@ -89,7 +95,12 @@ export class Host {
   listen(): Promise<void> {
     return new Promise((resolve, reject) => {
       this.server.once("error", reject);
-      this.server.listen({ path: join(this.directory, "host"), backlog: 4096 }, resolve);
+      const path = join(this.directory, "host");
+      this.server.listen({ path, backlog: 4096 }, () => {
+        // A program that root starts may become another user; the key keeps others out.
+        if (process.getuid?.() === 0) chmodSync(path, 0o666);
+        resolve();
+      });
     });
   }
 
@@ -97,7 +108,8 @@ export class Host {
   environment(before: NodeJS.ProcessEnv = process.env): Record<string, string> {
     const preload = [this.shim.library, before.LD_PRELOAD].filter(Boolean).join(":");
     const asan = [before.ASAN_OPTIONS, "verify_asan_link_order=0"].filter(Boolean).join(":");
-    return { LD_PRELOAD: preload, UIOMMU_DIR: this.directory, UIOMMU_PID: `${process.pid}`, ASAN_OPTIONS: asan };
+    const host = `${process.pid}:${this.key.toString("hex")}`;
+    return { LD_PRELOAD: preload, UIOMMU_DIR: this.directory, UIOMMU_HOST: host, ASAN_OPTIONS: asan };
   }
 
   /** Resolves when no client has a file of ours open. */
@@ -136,6 +148,7 @@ export class Host {
       this.writeUnasked(connection, arrival);
       return;
     }
+    this.events.hear();
     let at = 0;
     while (at < arrival.end) {
       const { client } = connection;
@@ -208,6 +221,7 @@ export class Host {
     if (end - at < wire.Hello.size) return 0;
     const hello = new wire.Hello(bytes.subarray(at, at + wire.Hello.size));
     if (hello.magic !== wire.MAGIC || hello.version !== wire.VERSION || hello.path_length > wire.PAYLOAD_MAX) return -1;
+    if (this.key.compare(hello.key) !== 0) return -1;
     const size = wire.Hello.size + hello.path_length;
     if (end - at < size) return 0;
     const cookie = Buffer.from(hello.cookie).toString("hex");
@@ -241,7 +255,7 @@ export class Host {
         this.adoptions.delete(hello.token);
         connection.isFile = true;
         const path = `anon_inode:[${adoption.file.label}]`;
-        const description = { kind: wire.FILE_ANONYMOUS, mode: 0o600, major: 0, minor: 0, path };
+        const description = { kind: wire.FILE_ANONYMOUS, mode: 0o600, major: 0, minor: 0, flags: O_RDWR, path };
         this.publish(connection, inode, adoption.file, description);
         return size;
       }
@@ -256,6 +270,7 @@ export class Host {
       events: this.events,
       memlockLimit: this.memlockLimit,
       fileOf: (inode) => this.files.get(inode)?.file,
+      sendDescriptor: (owner, fd, token) => this.sendDescriptor(owner, fd, token),
       user: (uid) => {
         const user = this.users.get(uid) ?? { uid, lockedPages: 0 };
         this.users.set(uid, user);
@@ -264,6 +279,15 @@ export class Host {
     });
     this.clients.set(cookie, client);
     return client;
+  }
+
+  private sendDescriptor(client: ClientProcess, fd: number, token: number): boolean {
+    for (const connection of this.connections) {
+      if (connection.client !== client || !connection.isCalling || connection.isClosed) continue;
+      this.replies.send(connection, 0, 0, wire.REPLY_SEND_FD, fd, token);
+      return true;
+    }
+    return false;
   }
 
   private open(connection: Connection, client: ClientProcess, inode: number, path: string, flags: number): void {
@@ -277,7 +301,7 @@ export class Host {
       this.onCall?.(endedCall({ process: client, kind: "open", file: path }, outcome, start));
       if (!outcome.ok) this.replies.send(connection, this.requests.resultOf(outcome));
       else if (connection.isClosed) this.release(outcome.value);
-      else this.publish(connection, inode, outcome.value, describeNode(node as FileNode, path));
+      else this.publish(connection, inode, outcome.value, describeNode(node as FileNode, path, flags));
     };
     this.requests.start(`open ${path}`, () => openNode(node, path, client), done);
   }
@@ -343,9 +367,9 @@ function* openNode(node: FileNode | undefined, path: string, client: ClientProce
   }
 }
 
-function describeNode(node: FileNode, path: string): Description {
+function describeNode(node: FileNode, path: string, flags: number): Description {
   if (node.kind === "device") {
-    return { kind: wire.FILE_DEVICE, mode: node.mode & 0o777, major: node.major, minor: node.minor, path };
+    return { kind: wire.FILE_DEVICE, mode: node.mode & 0o777, major: node.major, minor: node.minor, flags, path };
   }
-  return { kind: wire.FILE_TEXT, mode: node.kind === "text" ? node.mode & 0o777 : 0, major: 0, minor: 0, path };
+  return { kind: wire.FILE_TEXT, mode: node.kind === "text" ? node.mode & 0o777 : 0, major: 0, minor: 0, flags, path };
 }

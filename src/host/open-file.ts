@@ -1,7 +1,11 @@
 import type { File, FileNode, Process } from "../memory/index.ts";
-import { EINVAL, ENOTTY, ESPIPE, refuse, type Task } from "../runtime/index.ts";
+import { EBADF, EINVAL, ENOTTY, ESPIPE, refuse, type Task } from "../runtime/index.ts";
 import type { Connection } from "./connection.ts";
 
+export const O_ACCMODE = 3;
+export const O_RDONLY = 0;
+const O_WRONLY = 1;
+export const O_RDWR = 2;
 const SEEK_SET = 0;
 const SEEK_CUR = 1;
 
@@ -13,6 +17,8 @@ export interface Description {
   readonly mode: number;
   readonly major: number;
   readonly minor: number;
+  /** As given to open(2). */
+  readonly flags: number;
   readonly path: string;
 }
 
@@ -56,7 +62,8 @@ export class OpenFile {
 
   /** `position` undefined: the file's own, which moves. */
   *read(process: Process, position: number | undefined, into: Uint8Array): Task<number> {
-    const { file } = this;
+    const { file, description } = this;
+    if ((description.flags & O_ACCMODE) === O_WRONLY) refuse(EBADF, () => `${file.label} is open for writing only`);
     this.checkPosition(position);
     if (file.read === undefined) return refuse(EINVAL, () => `${file.label} cannot be read`);
     const count = yield* file.read(process, position ?? this.position, into);
@@ -65,7 +72,8 @@ export class OpenFile {
   }
 
   *write(process: Process, position: number | undefined, from: Uint8Array): Task<number> {
-    const { file } = this;
+    const { file, description } = this;
+    if ((description.flags & O_ACCMODE) === O_RDONLY) refuse(EBADF, () => `${file.label} is open for reading only`);
     this.checkPosition(position);
     if (file.write === undefined) return refuse(EINVAL, () => `${file.label} cannot be written`);
     const count = yield* file.write(process, position ?? this.position, from);

@@ -19,6 +19,7 @@ const helloFields = {
   magic: u32,
   version: u16,
   kind: u16,
+  key: bytes(16),
   cookie: bytes(16),
   inode: u64,
   pid: u32,
@@ -54,6 +55,7 @@ export const REPLY_PINNED = 1;
 export const REPLY_DRAIN = 2;
 export const REPLY_INSTALL = 4;
 export const REPLY_TEXT = 8;
+export const REPLY_SEND_FD = 16;
 
 const replyFields = { result: u64, length: u32, flags: u32, address: u64, token: u32, reserved: u32 } as const;
 export const Reply: Struct<typeof replyFields> = defineStruct("uiommu_reply", replyFields);
@@ -62,7 +64,7 @@ export const FILE_DEVICE = 1;
 export const FILE_TEXT = 2;
 export const FILE_ANONYMOUS = 3;
 
-const descriptionFields = { kind: u32, mode: u32, major: u32, minor: u32, path: bytes(256) } as const;
+const descriptionFields = { kind: u32, mode: u32, major: u32, minor: u32, flags: u32, path: bytes(256) } as const;
 export const Description: Struct<typeof descriptionFields> = defineStruct("uiommu_description", descriptionFields);
 
 /** A 64-bit field as a number: exact up to 2^53, and above that still far above every address and length there can be. */
@@ -83,8 +85,11 @@ export function putWide(view: DataView, offset: number, value: number): void {
 
 // The helper that holds eventfds: shim/fd-helper.c.
 export const HELPER_TAKE = 1;
-export const HELPER_SIGNAL = 2;
-export const HELPER_RELEASE = 3;
+export const HELPER_RECEIVE = 2;
+export const HELPER_SIGNAL = 3;
+export const HELPER_RELEASE = 4;
+export const HELPER_WATCH = 5;
+export const HELPER_LOOK = 6;
 
 const helperFields = { operation: u32, token: u32, pid: u32, fd: s32 } as const;
 export const HelperCommand: Struct<typeof helperFields> = defineStruct("uiommu_helper_command", helperFields);

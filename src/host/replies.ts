@@ -35,6 +35,7 @@ export class Replies {
     struct.mode = description.mode;
     struct.major = description.major;
     struct.minor = description.minor;
+    struct.flags = description.flags;
     struct.path.fill(0);
     new TextEncoder().encodeInto(description.path, struct.path.subarray(0, struct.path.length - 1));
     this.send(connection, 0, DescriptionStruct.size);

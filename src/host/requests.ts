@@ -134,6 +134,7 @@ export class Requests {
     const before = onCall === undefined ? undefined : Uint8Array.from(bytes.subarray(payload, payload + length));
     let blocked = false;
     let done = false;
+    connection.isCalling = true;
     if (length > 0) space.openWindow(argument, bytes, payload, length);
     this.start(
       file.label,
@@ -249,6 +250,7 @@ export class Requests {
     length = 0,
   ): void {
     const result = this.resultOf(outcome);
+    connection.isCalling = false;
     const drain = openFile.lowerIfDrained() ? wire.REPLY_DRAIN : 0;
     const { installation } = client;
     if (installation === undefined) {

@@ -1,4 +1,4 @@
-import { execFileSync, spawn } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -69,6 +69,23 @@ describe.concurrent("run", () => {
     );
     for (const each of ended) expect(each).toMatchObject({ code: 3, stdout: "ready\ngot\n" });
   });
+
+  test.skipIf(spawnSync("script", ["--version"]).status !== 0)(
+    "Ctrl-C at a terminal reaches the program once",
+    async () => {
+      const program = `trap "echo got; exit 3" INT; echo ready; while :; do sleep 0.02; done`;
+      const line = [process.execPath, "--import", "tsx", runner, "sh", "-c", `'${program}'`].join(" ");
+      const child = spawn("script", ["-qec", line, "/dev/null"], { cwd: join(here, "../..") });
+      let output = "";
+      child.stdout.setEncoding("utf8").on("data", (text: string) => {
+        if (output === "") child.stdin.write("\x03");
+        output += text;
+      });
+      const code = await new Promise((resolve) => child.once("close", resolve));
+      expect(output.replaceAll("\r", "")).toMatch(/^ready\n(\^C)?got\n$/);
+      expect(code).toBe(3);
+    },
+  );
 
   test("the program has the file limit that we were started with", async () => {
     const { stdout } = await runs("sh", ["-c", "ulimit -Sn; env | grep -c UIOMMU_NOFILE"]);

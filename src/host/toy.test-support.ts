@@ -25,6 +25,8 @@ export const TOY_WAIT = 0x3b09; // nothing: blocks until TOY_WAKE
 export const TOY_WAKE = 0x3b0a; // nothing
 export const TOY_FILL = 0x3b0b; // { u64 address, u64 count }: fills with 0x5a
 export const TOY_HOLD = 0x3b0c; // s32 eventfd: signalled when this file is released
+export const TOY_WATCH = 0x3b0d; // s32 eventfd: each signal of it is counted, and pushed into the queue if there is one
+export const TOY_COUNT = 0x3b0e; // nothing: how many signals there were
 
 export class ToyTree implements FileTree {
   readonly nodes: Map<string, FileNode> = new Map();
@@ -92,6 +94,8 @@ class Echo implements File {
   private runs: FrameRun[] = [];
   private held: EventFd | undefined;
   private queue: Queue | undefined;
+  private watched: EventFd | undefined;
+  private signals = 0;
   private readonly get = { bytes: new Uint8Array(24), view: new DataView(new ArrayBuffer(0)) };
 
   constructor(toy: Toy) {
@@ -169,6 +173,19 @@ class Echo implements File {
         this.toy.woken++;
         this.toy.wakeups.wake();
         return 0;
+      case TOY_WATCH: {
+        const client = process.file(copyIn(process, argument, 4).view.getInt32(0, true));
+        if (client.kind !== "eventfd") return refuse(EINVAL, () => `it is ${client.kind}`);
+        this.watched?.release();
+        this.watched = client.event;
+        this.watched.watch?.(() => {
+          this.signals++;
+          this.queue?.push(this.signals);
+        });
+        return 0;
+      }
+      case TOY_COUNT:
+        return this.signals;
       case TOY_FILL: {
         const { view } = copyIn(process, argument, 16);
         const count = Number(view.getBigUint64(8, true));
@@ -196,6 +213,7 @@ class Echo implements File {
     this.unpin();
     this.held?.signal();
     this.held?.release();
+    this.watched?.release();
     this.toy.open.delete(this);
   }
 

@@ -1,0 +1,81 @@
+/*
+ * syscall(2): how programs call what libc has no function for (openat2), and how some languages' libraries call
+ * everything. What could be about files of ours goes to our hooks; all else to the kernel, as libc does it.
+ */
+#include "shim.h"
+
+#include <fcntl.h>
+#include <stdarg.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+int execveat(int dirfd, const char *path, char *const *arguments, char *const *list, int flags);
+
+/* What it does beyond openat(2) restricts how a path is resolved: in our tree everything is within bounds. */
+static long open_at(long dirfd, const char *path, const uint64_t *how, size_t size)
+{
+	struct located at;
+	if (!locate(&at, (int)dirfd, path) || size < 24 || !is_user_pointer(how))
+		return with_errno(raw(SYS_openat2, dirfd, path, how, size));
+	return openat((int)dirfd, path, (int)how[0], (mode_t)how[1]);
+}
+
+/* Some results are large numbers: only the last page of them are errors. */
+static long result_of(long result)
+{
+	return RAW_ERROR(result) ? with_errno(result) : result;
+}
+
+EXPORT long syscall(long number, ...)
+{
+	va_list list;
+	va_start(list, number);
+	long a = va_arg(list, long), b = va_arg(list, long), c = va_arg(list, long);
+	long d = va_arg(list, long), e = va_arg(list, long), f = va_arg(list, long);
+	va_end(list);
+	if (likely(!place.active))
+		return result_of(raw(number, a, b, c, d, e, f));
+	int fd = (int)a;
+	switch (number) {
+#ifdef SYS_open
+	case SYS_open: return open((const char *)a, (int)b, (mode_t)c);
+	case SYS_creat: return creat((const char *)a, (mode_t)b);
+	case SYS_stat: return stat((const char *)a, (struct stat *)b);
+	case SYS_lstat: return lstat((const char *)a, (struct stat *)b);
+	case SYS_access: return access((const char *)a, (int)b);
+	case SYS_readlink: return readlink((const char *)a, (char *)b, (size_t)c);
+	case SYS_dup2: return dup2(fd, (int)b);
+#endif
+	case SYS_openat: return openat(fd, (const char *)b, (int)c, (mode_t)d);
+	case SYS_openat2: return open_at(fd, (const char *)b, (const uint64_t *)c, (size_t)d);
+	case SYS_newfstatat: return fstatat(fd, (const char *)b, (struct stat *)c, (int)d);
+	case SYS_fstat: return fstat(fd, (struct stat *)b);
+	case SYS_statx: return statx(fd, (const char *)b, (int)c, (unsigned)d, (struct statx *)e);
+	case SYS_faccessat: return faccessat(fd, (const char *)b, (int)c, 0);
+	case SYS_faccessat2: return faccessat(fd, (const char *)b, (int)c, (int)d);
+	case SYS_readlinkat: return readlinkat(fd, (const char *)b, (char *)c, (size_t)d);
+	case SYS_chdir: return chdir((const char *)a);
+	case SYS_fchdir: return fchdir(fd);
+	case SYS_ioctl: return ioctl(fd, (unsigned long)b, c);
+	case SYS_read: return read(fd, (void *)b, (size_t)c);
+	case SYS_write: return write(fd, (const void *)b, (size_t)c);
+	case SYS_readv: return readv(fd, (const struct iovec *)b, (int)c);
+	case SYS_writev: return writev(fd, (const struct iovec *)b, (int)c);
+	case SYS_pread64: return pread(fd, (void *)b, (size_t)c, d);
+	case SYS_pwrite64: return pwrite(fd, (const void *)b, (size_t)c, d);
+	case SYS_lseek: return lseek(fd, b, (int)c);
+	case SYS_close: return close(fd);
+	case SYS_close_range: return close_range((unsigned)a, (unsigned)b, (int)c);
+	case SYS_dup: return dup(fd);
+	case SYS_dup3: return dup3(fd, (int)b, (int)c);
+	case SYS_fcntl: return fcntl(fd, (int)b, c);
+	case SYS_mmap: return (long)mmap((void *)a, (size_t)b, (int)c, (int)d, (int)e, f);
+	case SYS_munmap: return munmap((void *)a, (size_t)b);
+	case SYS_execve: return execve((const char *)a, (char *const *)b, (char *const *)c);
+	case SYS_execveat: return execveat(fd, (const char *)b, (char *const *)c, (char *const *)d, (int)e);
+	default: return result_of(raw(number, a, b, c, d, e, f));
+	}
+}
