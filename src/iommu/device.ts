@@ -1,6 +1,7 @@
 // Runs in a browser.
 import { EXTENDED_PASID, type PciFunction } from "../pci/index.ts";
 import type { IommuInstance } from "./driver.ts";
+import type { DeviceFaults } from "./faults.ts";
 import type { Group } from "./group.ts";
 
 /** What the firmware says of a device's way to an IOMMU (Linux's fwspec): whose input it is, and under which stream ids. */
@@ -23,6 +24,8 @@ export interface DeviceIommu {
   data: unknown;
   /** Has direct regions that must stay mapped: never blocked, never owned by a user. */
   requireDirect: boolean;
+  /** While it may report page requests. */
+  faults?: DeviceFaults | undefined;
 }
 
 /** A device that masters the bus, as the core sees it. */

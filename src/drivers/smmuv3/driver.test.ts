@@ -178,7 +178,8 @@ describe("domains", () => {
   it("answer EOPNOTSUPP to other flags and to data", () => {
     const { errno, driver, a } = setUp();
     for (const flags of [3, 4, 9, 16]) expect(errno(driver.allocatePaging(a, flags, undefined))).toBe(EOPNOTSUPP);
-    expect(errno(driver.allocatePaging(a, 0, { type: 2, bytes: new Uint8Array(16) }))).toBe(EOPNOTSUPP);
+    const data = { type: 2, length: 16, bytes: new Uint8Array(16), write: () => {} };
+    expect(errno(driver.allocatePaging(a, 0, data))).toBe(EOPNOTSUPP);
   });
 
   it("fall back to stage 2 where there is no stage 1, which then nests nothing", () => {
