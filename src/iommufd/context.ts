@@ -19,18 +19,16 @@
  */
 import type { Device, Group, IommuCore } from "../iommu/index.ts";
 import { accountModeOf, type File, type PhysicalMemory, type Process } from "../memory/index.ts";
-import { ENOTTY, type Holder, RefCount, refuse, type System, type Task } from "../runtime/index.ts";
+import { type Holder, RefCount, type System, type Task } from "../runtime/index.ts";
 import { copyIn } from "../uapi/index.ts";
 import { Call } from "./call.ts";
 import { type AnyCommand, entries } from "./commands.ts";
+import { containerIoctl } from "./container.ts";
 import { bindDevice, type DeviceUser, type IommufdDevice } from "./device.ts";
 import { IGroup } from "./igroup.ts";
 import type { Ioas } from "./ioas.ts";
 import { ObjectTable } from "./objects.ts";
 import { PageSet, type PageSource } from "./page-set.ts";
-
-/** iommufd's ioctls have these low 8 bits and up; below are those of VFIO containers. */
-const FIRST_NUMBER = 0x80;
 
 export interface IommufdOptions {
   readonly memory: PhysicalMemory;
@@ -77,7 +75,7 @@ export class IommufdContext implements File {
 
   *ioctl(process: Process, request: number, argument: number): Task<number> {
     const entry = entries.get(request % 256);
-    if (entry === undefined) return this.containerIoctl(request);
+    if (entry === undefined) return yield* containerIoctl(this, process, request, argument);
     const { row, execute } = entry;
     const spare = (this.spareViews[request % 256] ??= []);
     const command = spare.pop() ?? new row.struct();
@@ -146,15 +144,5 @@ export class IommufdContext implements File {
 
   interruptsAreSafe(device: Device): boolean {
     return (this.options.allowUnsafeInterrupts ?? false) || (this.options.interruptsIsolated?.(device) ?? true);
-  }
-
-  /** Numbers that are no command of iommufd (reference 3.1, step 1). */
-  private containerIoctl(request: number): never {
-    const nr = request % 256;
-    refuse(ENOTTY, () =>
-      nr < FIRST_NUMBER
-        ? `0x${request.toString(16)} is no ioctl of iommufd`
-        : `0x${request.toString(16)} is behind the last ioctl of iommufd`,
-    );
   }
 }

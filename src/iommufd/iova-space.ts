@@ -248,15 +248,15 @@ export class IovaSpace {
 
   /**
    * Removes the areas in `start` … `last`, lowest first; returns how many bytes they had. Refusals at the first area that
-   * is building or leaving (EBUSY) or reaches out of the range (ENOENT): those before it are gone.
+   * is building or leaving (EBUSY) or reaches out of the range (ENOENT): those before it are gone, and `removed` says how
+   * many bytes that were.
    */
-  *unmap(start: bigint, last: bigint): Task<bigint> {
+  *unmap(start: bigint, last: bigint, removed: { bytes: bigint } = { bytes: 0n }): Task<bigint> {
     yield* this.domainsLock.takeRead();
-    let bytes = 0n;
     try {
       const leaving: Area[] = [];
       const refusal = this.collectLeaving(start, last, leaving);
-      for (const area of leaving) bytes += area.last - area.start + 1n;
+      for (const area of leaving) removed.bytes += area.last - area.start + 1n;
       if (leaving.length > 0) {
         yield* this.leaveDomains(leaving, this.domains);
         this.vacate(leaving);
@@ -266,7 +266,7 @@ export class IovaSpace {
       this.domainsLock.releaseRead();
     }
     if (this.system.events.on) this.system.events.emit({ kind: "iommufd.area.unmap", ioas: this.label, start, last });
-    return bytes;
+    return removed.bytes;
   }
 
   /** Hides from lookups, into `leaving`, what is to go; the refusal at which that ended. */
@@ -285,6 +285,52 @@ export class IovaSpace {
       leaving.push(area);
     }
     return undefined;
+  }
+
+  // ---- Cut
+
+  /**
+   * Cuts areas in two, so that an area's last byte is at each of the IOVAs. Nothing where an area begins or ends there
+   * anyway. EBUSY: the area is building or leaving. EINVAL: a part would not have the alignment, or the area may be mapped
+   * by leaves that reach over the cut. Cuts before a refusal stay.
+   */
+  *cut(lasts: readonly bigint[]): Task<void> {
+    yield* this.domainsLock.takeWrite();
+    try {
+      for (const last of lasts) this.cutBehind(last);
+    } finally {
+      this.domainsLock.releaseWrite();
+    }
+  }
+
+  private cutBehind(last: bigint): void {
+    const area = this.occupied.at(last)?.value;
+    if (area === undefined || area === RESERVED || last === area.start || last === area.last) return;
+    if (area.state !== "ready") {
+      refuse(EBUSY, () => `${area.label} of ${this.label} is ${area.state} in another call`);
+    }
+    const slices = [area.slice(area.start, last), area.slice(last + 1n, area.last)] as const;
+    const alignment = this.currentAlignment;
+    if ((last + 1n) % alignment !== 0n || BigInt(slices[1].offset) % alignment !== 0n) {
+      refuse(EINVAL, () => `${area.label} cut behind 0x${last.toString(16)} is not aligned to ${alignment}`);
+    }
+    if (this.domains.length > 0 && this.hugePages) {
+      refuse(EINVAL, () => `${area.label} may be mapped by large leaves, which cannot be cut`);
+    }
+    this.system.failures.point("iommufd.area.cut");
+    const parts = [
+      new Area(area.start, last, slices[0], area.prot),
+      new Area(last + 1n, area.last, slices[1], area.prot),
+    ];
+    assert(!area.pinned || parts[0].lastPage < parts[1].page, () => `${area.label} is pinned and cut within a page`);
+    this.vacate([area]);
+    for (const part of parts) {
+      part.state = "ready";
+      part.pinned = area.pinned;
+      part.interval = this.occupied.insert(part.start, part.last, part);
+    }
+    this.areaCount += parts.length;
+    if (this.system.events.on) this.system.events.emit({ kind: "iommufd.area.cut", ioas: this.label, last });
   }
 
   // ---- Reserved and allowed ranges

@@ -105,14 +105,15 @@ function slicesToCopy(source: Ioas, start: bigint, length: bigint): Slice[] {
 }
 
 /** The last IOVA of a range. EINVAL: empty; EOVERFLOW. */
-function lastOf(start: bigint, length: bigint): bigint {
+export function lastOf(start: bigint, length: bigint): bigint {
   if (length === 0n) refuse(EINVAL, () => "length is 0");
   const last = start + (length - 1n);
   if (last > MAX_IOVA) refuse(EOVERFLOW, () => `iova ${hex(start)} + length ${hex(length)} exceeds 64 bits`);
   return last;
 }
 
-function sliceAt(pages: PageSet, address: bigint, length: bigint): Slice {
+/** The part of a page set from byte `address` of its source on. */
+export function sliceAt(pages: PageSet, address: bigint, length: bigint): Slice {
   const near = Number(address);
   return near <= Number.MAX_SAFE_INTEGER
     ? { pages, page: Math.floor(near / PAGE_SIZE), offset: near & (PAGE_SIZE - 1), length }

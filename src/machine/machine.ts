@@ -22,9 +22,10 @@ import { makeFunction } from "./models.ts";
 /** Where writes become interrupts, before they reach an IOMMU: 1 MiB. */
 const DOORBELL = { start: 0x0800_0000n, last: 0x080f_ffffn };
 
-/** /dev/iommu, a misc device. */
-const IOMMU_MAJOR = 10;
+/** /dev/iommu and /dev/vfio/vfio, misc devices. */
+const MISC_MAJOR = 10;
 const IOMMU_MINOR = 125;
+const VFIO_MINOR = 196;
 
 export interface MachineOptions {
   /** Time; simulated, if absent. */
@@ -157,12 +158,20 @@ export class Machine {
     }
   }
 
+  /** The same implementation twice: a container is an iommufd that accounts memory to processes, as VFIO did. */
   private characterDevices(): Map<string, FileNode> {
-    const open = function* (this: Machine): Task<IommufdContext> {
-      return new IommufdContext(this.system, this.core, { memory: this.memory });
-    };
+    const node = (minor: number, mode: number, label: string, perProcessAccounting: boolean): FileNode => ({
+      kind: "device",
+      major: MISC_MAJOR,
+      minor,
+      mode,
+      open: function* (this: Machine): Task<IommufdContext> {
+        return new IommufdContext(this.system, this.core, { memory: this.memory, label, perProcessAccounting });
+      }.bind(this),
+    });
     return new Map([
-      ["/dev/iommu", { kind: "device", major: IOMMU_MAJOR, minor: IOMMU_MINOR, mode: 0o660, open: open.bind(this) }],
+      ["/dev/iommu", node(IOMMU_MINOR, 0o660, "iommufd", false)],
+      ["/dev/vfio/vfio", node(VFIO_MINOR, 0o666, "container", true)],
     ]);
   }
 

@@ -27,6 +27,7 @@ import {
   VFIO_DEVICE_SET_IRQS,
   vfioDeviceRequests,
 } from "./vfio.ts";
+import { vfioContainerRequests, vfioGroupRequests } from "./vfio-container.ts";
 
 /** A request by name, and its struct if it has one. */
 interface KnownRequest {
@@ -57,9 +58,21 @@ for (const [number, name] of vfioDeviceRequests) {
   known.set(number, { name, struct: vfioStructs.get(number) as Struct<Fields> | undefined });
 }
 
-/** The name of an ioctl number: `"IOAS_MAP"`, `"VFIO_DEVICE_GET_INFO"`; undefined if no iommufd or VFIO device has it. */
-export function requestName(request: number): string | undefined {
-  return known.get(request)?.name;
+for (const [number, { name, struct }] of vfioGroupRequests) {
+  known.set(number, { name, struct: struct as Struct<Fields> | undefined });
+}
+
+/** On which kind of file a request was made: VFIO uses some numbers twice. */
+export type RequestPlace = "device" | "container";
+
+function lookUp(request: number, place: RequestPlace): KnownRequest | undefined {
+  const onContainer = place === "container" ? vfioContainerRequests.get(request) : undefined;
+  return (onContainer as KnownRequest | undefined) ?? known.get(request);
+}
+
+/** The name of an ioctl number: `"IOAS_MAP"`, `"VFIO_DEVICE_GET_INFO"`; undefined if no iommufd or VFIO file has it. */
+export function requestName(request: number, place: RequestPlace = "device"): string | undefined {
+  return lookUp(request, place)?.name;
 }
 
 /** A field of a struct: a number, a 64-bit number, or raw bytes as hexadecimal digits. */
@@ -69,8 +82,12 @@ export type FieldValue = number | bigint | string;
  * The named fields of a request's struct. Bytes that are missing count as zero, those behind the struct are not shown;
  * undefined where the number is unknown or takes no struct.
  */
-export function decodeRequest(request: number, bytes: Uint8Array): Record<string, FieldValue> | undefined {
-  const struct = known.get(request)?.struct;
+export function decodeRequest(
+  request: number,
+  bytes: Uint8Array,
+  place: RequestPlace = "device",
+): Record<string, FieldValue> | undefined {
+  const struct = lookUp(request, place)?.struct;
   if (struct === undefined) return undefined;
   const whole = new Uint8Array(struct.size);
   whole.set(bytes.subarray(0, struct.size));
