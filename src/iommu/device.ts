@@ -11,7 +11,7 @@ export interface FirmwareSpec {
   readonly streamIds: readonly number[];
   /** The device may be stalled on a fault. */
   readonly canStall?: boolean;
-  /** Width of the PASIDs that a device without a PCI PASID capability can use. */
+  /** Width of the PASIDs that a device without a PCI PASID capability can use; 0 bits are one PASID, which stands for none. */
   readonly pasidBits?: number;
 }
 
@@ -57,5 +57,11 @@ export class Device {
     const capability = this.pci?.extendedCapability(EXTENDED_PASID);
     if (capability === undefined) return this.firmware?.pasidBits ?? 0;
     return this.pci!.readConfig(capability + 5, 1) & 0x1f;
+  }
+
+  /** How many PASIDs that makes, the one included that stands for none; 0 without. A firmware may say that 0 bits are used. */
+  get pasids(): number {
+    const bits = this.pasidBits;
+    return bits === 0 && this.firmware?.pasidBits !== 0 ? 0 : 2 ** bits;
   }
 }

@@ -126,6 +126,8 @@ export interface IommuDriver {
   /** Static domains: one for all devices, never freed. */
   readonly blockedDomain?: Domain;
   readonly identityDomain?: Domain;
+  /** Where groups are while nobody owns them, whatever the machine says; one of the static domains. */
+  readonly defaultDomain?: Domain;
   /** Where a device is left when it is released; where it was, if undefined. */
   readonly releaseDomain?: Domain;
   /** PASIDs are found in tables of the guest, below a nested domain: see faults.ts. */
