@@ -137,19 +137,16 @@ function attachmentFor(
   { flags, pasid }: PageRequest,
 ): { readonly handler: PageRequestHandler; readonly handle: object } | undefined {
   const group = groupOf(device);
+  const isOwn = (flags & REQUEST_PASID_VALID) === 0 || pasid === NO_PASID;
+  const isGuests = !isOwn && !group.handles.has(pasid) && (group.driver.userPasidTables ?? false);
   let domain: Domain | undefined;
   let handle: object | undefined;
-  if ((flags & REQUEST_PASID_VALID) !== 0 && pasid !== NO_PASID) {
+  if (isOwn || (isGuests && group.domain?.type === "nested")) {
+    domain = group.domain;
+    handle = group.handle;
+  } else {
     domain = group.pasidDomains.get(pasid);
     handle = group.handles.get(pasid);
-  }
-  if (handle === undefined) {
-    const own = (flags & REQUEST_PASID_VALID) === 0;
-    const guests = group.domain?.type === "nested" && (group.driver.userPasidTables ?? false);
-    if (own || guests) {
-      domain = group.domain;
-      handle = group.handle;
-    }
   }
   const handler = domain?.pageRequestHandler;
   return handler === undefined || handle === undefined ? undefined : { handler, handle };

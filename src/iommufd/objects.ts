@@ -67,6 +67,8 @@ export class ObjectTable {
   private readonly system: System;
   private readonly ids = new IdAllocator(1, 2 ** 31 - 1);
   private readonly published = new Map<number, IommufdObject>();
+  /** Being destroyed: not found any more, not gone yet. */
+  private readonly leaving = new Set<IommufdObject>();
   private readonly unused: WaitQueue;
 
   constructor(system: System) {
@@ -197,8 +199,15 @@ export class ObjectTable {
     yield* this.finish(object);
   }
 
-  /** As {@link remove}, but the id stays taken: whoever still knows it finds nothing. */
+  /**
+   * As {@link remove}, but the id stays taken: whoever still knows it finds nothing. Waits for another task that is
+   * destroying the object already.
+   */
   *bury(object: IommufdObject): Task<void> {
+    if (!this.isPublished(object)) {
+      yield* this.unused.untilUninterrupted(() => !this.leaving.has(object));
+      return;
+    }
     this.published.delete(object.id);
     const idle = yield* this.waitForCalls(object);
     assert(idle && object.users.count === 0, () => `${object.label} goes but is used by ${object.users.holders()}`);
@@ -229,8 +238,11 @@ export class ObjectTable {
   }
 
   private *finish(object: IommufdObject): Task<void> {
+    this.leaving.add(object);
     yield* object.destroy();
+    this.leaving.delete(object);
     this.ids.free(object.id);
+    this.unused.wake();
     this.tell("iommufd.object.destroy", object);
   }
 

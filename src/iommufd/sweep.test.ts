@@ -159,7 +159,7 @@ describe("any order of steps", () => {
 function source(world: World): import("./page-set.ts").PageSource {
   return {
     label: "test memory",
-    isFile: false,
+    kind: "memory",
     pin: (page, count, writable) => world.process.memory.pin(page, count, writable),
   };
 }
