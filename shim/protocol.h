@@ -72,7 +72,7 @@ struct uiommu_request {
 enum uiommu_reply_flags {
 	REPLY_PINNED = 1,  /* the host holds pages of this address space: tell changes (OP_CHANGING) */
 	REPLY_DRAIN = 2,   /* take one byte out of the file connection: it is no longer readable */
-	REPLY_INSTALL = 4, /* make a descriptor of the file `token` and store its number at `address` */
+	REPLY_INSTALL = 4, /* make a descriptor of the file `token`; store its number at `address`, or return it if that is 0 */
 	REPLY_TEXT = 16,   /* (to HELLO_OPEN) no connection needed: open the text itself */
 };
 

@@ -360,7 +360,7 @@ static long exchange(int control, struct uiommu_request *request, const void *ou
 	}
 	if (unlikely(reply.flags & REPLY_INSTALL)) {
 		long installed = install_file(&reply);
-		if (installed < 0)
+		if (installed < 0 || reply.address == 0)
 			return installed;
 	}
 	return result < 0 ? result : reply.result;
@@ -430,8 +430,9 @@ static long install_file(const struct uiommu_reply *reply)
 	long fd = make_file(&hello, NULL, true, &flags);
 	if (fd < 0)
 		return fd;
-	*(int32_t *)(uintptr_t)reply->address = (int32_t)fd;
-	return 0;
+	if (reply->address != 0)
+		*(int32_t *)(uintptr_t)reply->address = (int32_t)fd;
+	return fd;
 }
 
 long open_in_host(const char *path, int flags, mode_t mode)

@@ -240,7 +240,7 @@ export class Host {
         if (this.files.has(inode) || adoption?.client !== client) return -1;
         this.adoptions.delete(hello.token);
         connection.isFile = true;
-        const path = `anon_inode:[${adoption.file.label}]`;
+        const path = `anon_inode:[${adoption.file.inodeName ?? adoption.file.label}]`;
         const description = { kind: wire.FILE_ANONYMOUS, mode: 0o600, major: 0, minor: 0, path };
         this.publish(connection, inode, adoption.file, description);
         return size;
