@@ -1,9 +1,10 @@
 import { openSync, readFileSync, readlinkSync, statfsSync, statSync } from "node:fs";
-import type { ClientFile, File, PhysicalMemory, Process, User, UserAddress } from "../memory/index.ts";
+import type { ClientFile, File, FrameRun, PhysicalMemory, Process, User, UserAddress } from "../memory/index.ts";
 import { EBADF, refuse } from "../runtime/index.ts";
 import { ClientAddressSpace } from "./address-space.ts";
 import { DescriptorBacking } from "./backings.ts";
 import type { EventFds } from "./event-fds.ts";
+import { keyOfFile, type SharedFiles } from "./shared-files.ts";
 
 /** File systems whose files are memory: tmpfs (memfd too), hugetlbfs. */
 const memoryFileSystems = new Set([0x01021994, 0x958458f6]);
@@ -11,6 +12,7 @@ const memoryFileSystems = new Set([0x01021994, 0x958458f6]);
 /** What a client needs of the host. */
 export interface ClientContext {
   readonly memory: PhysicalMemory;
+  readonly sharedFiles: SharedFiles;
   readonly events: EventFds;
   /** The open file whose connection is the socket with this inode. */
   fileOf(inode: number): File | undefined;
@@ -44,7 +46,7 @@ export class ClientProcess implements Process {
     this.context = context;
     this.label = `${programName(pid)}[${pid}]`;
     this.user = context.user(uidOf(pid));
-    this.memory = new ClientAddressSpace(pid, this.label, context.memory);
+    this.memory = new ClientAddressSpace(pid, this.label, context);
   }
 
   /** A call begins. If the generation is a new one, mappings, limits or capabilities may have changed. */
@@ -86,7 +88,7 @@ export class ClientProcess implements Process {
       return file === undefined ? { kind: "other", label: "a socket" } : { kind: "ours", file };
     }
     if (target === "anon_inode:[eventfd]") return { kind: "eventfd", event: this.context.events.take(this, fd) };
-    return memoryFile(path, target) ?? { kind: "other", label: target };
+    return memoryFile(path, target, this.context.sharedFiles) ?? { kind: "other", label: target };
   }
 
   installFile(file: File, address: UserAddress): void {
@@ -112,11 +114,14 @@ function hasBit(digits: string, bit: number): boolean {
   return ((Number.parseInt(digit, 16) >>> (bit % 4)) & 1) === 1;
 }
 
-function memoryFile(path: string, label: string): ClientFile | undefined {
+function memoryFile(path: string, label: string, files: SharedFiles): ClientFile | undefined {
   try {
     const status = statSync(path);
     if (!status.isFile() || !memoryFileSystems.has(statfsSync(path).type)) return undefined;
-    return { kind: "memory", backing: new DescriptorBacking(open(path)), size: status.size, label };
+    const backing = new DescriptorBacking(open(path));
+    const pin = (page: number, count: number): FrameRun[] =>
+      files.pin(keyOfFile(backing.file), page, count, () => open(`/proc/self/fd/${backing.file}`))!;
+    return { kind: "memory", backing, size: status.size, label, pin };
   } catch {
     return undefined;
   }

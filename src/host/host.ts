@@ -25,6 +25,7 @@ import { type Description, OpenFile, TextFile } from "./open-file.ts";
 import * as wire from "./protocol.ts";
 import { Replies } from "./replies.ts";
 import { Requests } from "./requests.ts";
+import { SharedFiles } from "./shared-files.ts";
 import { MaterialTree } from "./tree.ts";
 
 const EISDIR = 21;
@@ -64,6 +65,7 @@ export class Host {
   private readonly requests: Requests;
   private readonly tree: MaterialTree;
   private readonly events: EventFds;
+  private readonly sharedFiles: SharedFiles;
   private readonly server: Server;
   private readonly connections = new Set<Connection>();
   private readonly users = new Map<number, User>();
@@ -78,6 +80,7 @@ export class Host {
     this.shim = options.shim ?? findShim();
     this.onBug = options.onBug ?? throwLater;
     this.directory = makePrivateDirectory();
+    this.sharedFiles = new SharedFiles(served.memory);
     this.events = new EventFds(this.shim.helper, this.directory);
     this.tree = new MaterialTree(served.files, this.directory);
     this.replies = new Replies(() => this.settle());
@@ -253,6 +256,7 @@ export class Host {
   private newClient(cookie: string, pid: number): ClientProcess {
     const client = new ClientProcess(pid, {
       memory: this.served.memory,
+      sharedFiles: this.sharedFiles,
       events: this.events,
       memlockLimit: this.memlockLimit,
       fileOf: (inode) => this.files.get(inode)?.file,

@@ -96,6 +96,7 @@ export class FilePages implements PageSource {
         () => `pages ${page} to ${page + count - 1} reach beyond the end of ${this.label}, ${file.size} bytes`,
       );
     }
+    if (file.pin !== undefined) return file.pin(page, count);
     const pfn = memory.adopt(file.backing, count, page);
     memory.rebind(pfn, count, file.backing, page);
     const run = { pfn, count };

@@ -1,6 +1,6 @@
 // Runs in a browser.
 import type { Task } from "../runtime/index.ts";
-import type { AddressSpace, FrameBacking, User, UserAddress } from "./types.ts";
+import type { AddressSpace, FrameBacking, FrameRun, User, UserAddress } from "./types.ts";
 
 /** Capabilities that matter here, by their Linux numbers. */
 export const CAP_IPC_LOCK = 14;
@@ -32,8 +32,19 @@ export interface Process {
 export type ClientFile =
   | { readonly kind: "ours"; readonly file: File }
   | { readonly kind: "eventfd"; readonly event: EventFd }
-  | { readonly kind: "memory"; readonly backing: FrameBacking; readonly size: number; readonly label: string }
+  | MemoryFileHandle
   | { readonly kind: "other"; readonly label: string };
+
+/** A file whose pages are memory: memfd, shmem, hugetlbfs. */
+export interface MemoryFileHandle {
+  readonly kind: "memory";
+  readonly label: string;
+  readonly backing: FrameBacking;
+  /** Bytes. */
+  readonly size: number;
+  /** Frames of its pages, pinned: the same ones that others get who name them. Absent: each who asks gets frames of his own. */
+  pin?(page: number, count: number): FrameRun[];
+}
 
 /** An eventfd of a client, held by us until {@link release}. */
 export interface EventFd {
