@@ -45,11 +45,48 @@ static void *map_file(size_t length, int protection, int fd, off_t offset)
 	return MAP_FAILED;
 }
 
+/* What huge pages have: their size, and flags that choose another one. */
+#define HUGE (2ul << 20)
+#define HUGE_SIZE_FLAGS (0x3f << 26)
+
+/*
+ * The machine has huge pages, whatever this computer has: without any, a mapping of them is one of ordinary pages with
+ * the length and at an address that huge ones would have.
+ */
+static void *map_huge(void *address, size_t length, int protection, int flags, int fd, off_t offset)
+{
+	if ((flags & MAP_FIXED) != 0)
+		changing(address, length);
+	void *mapped = REAL(mmap)(address, length, protection, flags, fd, offset);
+	if (mapped == MAP_FAILED && errno == ENOMEM && length <= SIZE_MAX - 2 * HUGE) {
+		flags &= ~(MAP_HUGETLB | HUGE_SIZE_FLAGS);
+		length = (length + HUGE - 1) & -HUGE;
+		if ((flags & MAP_FIXED) == 0) {
+			int reserve = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+			char *room = REAL(mmap)(NULL, length + HUGE, PROT_NONE, reserve, -1, 0);
+			if (room == MAP_FAILED)
+				return MAP_FAILED;
+			char *start = (char *)(((uintptr_t)room + HUGE - 1) & -HUGE);
+			if (start > room)
+				REAL(munmap)(room, (size_t)(start - room));
+			if (start < room + HUGE)
+				REAL(munmap)(start + length, (size_t)(room + HUGE - start));
+			address = start;
+			flags |= MAP_FIXED;
+		}
+		mapped = REAL(mmap)(address, length, protection, flags, fd, offset);
+	}
+	mappings_change();
+	return mapped;
+}
+
 #define MMAP(name)                                                                                     \
 	EXPORT void *name(void *address, size_t length, int protection, int flags, int fd, off_t offset) \
 	{                                                                                              \
 		if (unlikely(fd >= 0 && is_file_kind(fd_kind(fd))) && (flags & MAP_ANONYMOUS) == 0)    \
 			return map_file(length, protection, fd, offset);                               \
+		if (unlikely((flags & MAP_HUGETLB) != 0))                                              \
+			return map_huge(address, length, protection, flags, fd, offset);               \
 		if (likely((flags & MAP_FIXED) == 0))                                                  \
 			return REAL(name)(address, length, protection, flags, fd, offset);             \
 		changing(address, length);                                                             \
@@ -59,6 +96,20 @@ static void *map_file(size_t length, int protection, int fd, off_t offset)
 	}
 MMAP(mmap)
 MMAP(mmap64)
+
+/* Likewise a file of huge pages, where none can be mapped. */
+EXPORT int memfd_create(const char *name, unsigned int flags)
+{
+	if (unlikely((flags & MFD_HUGETLB) != 0)) {
+		int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB;
+		void *probe = REAL(mmap)(NULL, HUGE, PROT_READ, kind, -1, 0);
+		if (probe == MAP_FAILED)
+			flags &= ~(unsigned int)(MFD_HUGETLB | HUGE_SIZE_FLAGS);
+		else
+			REAL(munmap)(probe, HUGE);
+	}
+	return REAL(memfd_create)(name, flags);
+}
 
 EXPORT int munmap(void *address, size_t length)
 {

@@ -329,7 +329,8 @@ export class PageSet {
   /** Frames of pages; those that nobody has pinned are pinned, into `borrowed`, and charged to nobody. */
   private borrow(first: number, last: number, caller: Process, borrowed: FrameRun[]): FrameRun[] {
     const { source, segments } = this;
-    if (first === last && source.addressSpace !== undefined) {
+    // A page alone is asked of its process, also where it is pinned; that of a process that is gone only if it is.
+    if (first === last && source.addressSpace?.alive) {
       this.context.system.failures.point("iommufd.pages.copy", EINVAL);
       borrowed.push(...source.addressSpace.pin(first, 1, this.writable));
       return borrowed;
