@@ -16,7 +16,7 @@ export function explainCall(call: ClientCall): string | undefined {
 export function callName(call: ClientCall): string {
   const { kind, request, file } = call;
   if (kind !== "ioctl") return `${kind} of ${file}`;
-  return requestName(request, placeOf(call)) ?? `ioctl 0x${request.toString(16)} of ${file}`;
+  return requestName(request, placeOf(call), call.before) ?? `ioctl 0x${request.toString(16)} of ${file}`;
 }
 
 /** `DMA fault: …`, from the explanation that the IOMMU's model gives. */

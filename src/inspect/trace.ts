@@ -53,7 +53,7 @@ export function traceLine(call: ClientCall, origin: number): string {
     time: rounded((call.start - origin) / 1000, 6),
     pid: call.process.pid,
     file: call.file,
-    call: kind === "ioctl" ? (requestName(request, placeOf(call)) ?? kind) : kind,
+    call: kind === "ioctl" ? (requestName(request, placeOf(call), call.before) ?? kind) : kind,
     arguments: given,
     ...(Object.keys(changed).length > 0 && { answer: changed }),
     result,

@@ -101,3 +101,30 @@ export const ACCESS_WRITE = 1;
 export const ACCESS_SLOW_PATH = 4;
 /** The IOVA is {u32 n, u32 offset}: from the start of the n-th area on. */
 export const ACCESS_SYZ = 0x1_0000;
+
+/** How each operation's union is read, for people who look at calls. */
+export const testOperations: ReadonlyMap<number, { readonly name: string; readonly struct: unknown }> = new Map([
+  [TEST_ADD_RESERVED, { name: "ADD_RESERVED", struct: TestAddReserved }],
+  [TEST_MOCK_DOMAIN, { name: "MOCK_DOMAIN", struct: TestMockDomain }],
+  [TEST_MD_CHECK_MAP, { name: "MD_CHECK_MAP", struct: TestCheckMap }],
+  [TEST_MD_CHECK_REFS, { name: "MD_CHECK_REFS", struct: TestCheckRefs }],
+  [TEST_CREATE_ACCESS, { name: "CREATE_ACCESS", struct: TestCreateAccess }],
+  [TEST_DESTROY_ACCESS_PAGES, { name: "DESTROY_ACCESS_PAGES", struct: TestDestroyAccessPages }],
+  [TEST_ACCESS_PAGES, { name: "ACCESS_PAGES", struct: TestAccessPages }],
+  [TEST_ACCESS_RW, { name: "ACCESS_RW", struct: TestAccessRw }],
+  [TEST_SET_TEMP_MEMORY_LIMIT, { name: "SET_TEMP_MEMORY_LIMIT", struct: TestMemoryLimit }],
+  [TEST_MOCK_DOMAIN_REPLACE, { name: "MOCK_DOMAIN_REPLACE", struct: TestMockDomainReplace }],
+  [TEST_ACCESS_REPLACE_IOAS, { name: "ACCESS_REPLACE_IOAS", struct: TestAccessReplaceIoas }],
+  [TEST_MOCK_DOMAIN_FLAGS, { name: "MOCK_DOMAIN_FLAGS", struct: TestMockDomain }],
+  [TEST_DIRTY, { name: "DIRTY", struct: TestDirty }],
+  [TEST_MD_CHECK_IOTLB, { name: "MD_CHECK_IOTLB", struct: TestCheckIotlb }],
+  [TEST_TRIGGER_IOPF, { name: "TRIGGER_IOPF", struct: TestTriggerIopf }],
+  [TEST_DEV_CHECK_CACHE, { name: "DEV_CHECK_CACHE", struct: TestDevCheckCache }],
+  [TEST_TRIGGER_VEVENT, { name: "TRIGGER_VEVENT", struct: TestTriggerVevent }],
+  [TEST_PASID_ATTACH, { name: "PASID_ATTACH", struct: TestPasid }],
+  [TEST_PASID_REPLACE, { name: "PASID_REPLACE", struct: TestPasid }],
+  [TEST_PASID_DETACH, { name: "PASID_DETACH", struct: TestPasid }],
+  [TEST_PASID_CHECK_HWPT, { name: "PASID_CHECK_HWPT", struct: TestPasid }],
+  [TEST_DMABUF_GET, { name: "DMABUF_GET", struct: TestDmabufGet }],
+  [TEST_DMABUF_REVOKE, { name: "DMABUF_REVOKE", struct: TestDmabufRevoke }],
+]);
