@@ -4,6 +4,10 @@ import type { IommuInstance } from "./driver.ts";
 import type { DeviceFaults } from "./faults.ts";
 import type { Group } from "./group.ts";
 
+/** Bits of the control register of a PASID capability: execute permission enabled, privileged mode enabled. */
+export const PASID_CONTROL_EXECUTE = 2;
+export const PASID_CONTROL_PRIVILEGED = 4;
+
 /** What the firmware says of a device's way to an IOMMU (Linux's fwspec): whose input it is, and under which stream ids. */
 export interface FirmwareSpec {
   /** Name of the instance, as registered with the core. */
@@ -63,5 +67,11 @@ export class Device {
   get pasids(): number {
     const bits = this.pasidBits;
     return bits === 0 && this.firmware?.pasidBits !== 0 ? 0 : 2 ** bits;
+  }
+
+  /** The control register of its PASID capability; 0 without. */
+  get pasidControl(): number {
+    const capability = this.pci?.extendedCapability(EXTENDED_PASID);
+    return capability === undefined ? 0 : this.pci!.readConfig(capability + 6, 2);
   }
 }

@@ -1,7 +1,13 @@
 // Runs in a browser.
 export { IommuCore, type IommuCoreOptions } from "./core.ts";
 export type { DefaultDomainType } from "./default-domain.ts";
-export { Device, type DeviceIommu, type FirmwareSpec } from "./device.ts";
+export {
+  Device,
+  type DeviceIommu,
+  type FirmwareSpec,
+  PASID_CONTROL_EXECUTE,
+  PASID_CONTROL_PRIVILEGED,
+} from "./device.ts";
 export * from "./driver.ts";
 export * from "./faults.ts";
 export { Group, groupOf, NO_PASID } from "./group.ts";

@@ -144,7 +144,8 @@ export class Access extends IommufdObject implements SpaceUser {
 
   *notifyUnmap(start: bigint, length: bigint): Task<void> {
     const { objects } = this.context;
-    if (this.user.unmap === undefined || objects.tryUse(this.id) !== this) return;
+    if (this.user.unmap === undefined || !objects.isPublished(this)) return;
+    objects.useAny(this.id);
     try {
       yield* this.user.unmap(start, length);
     } finally {

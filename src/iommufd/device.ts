@@ -81,7 +81,11 @@ export class IommufdDevice extends IommufdObject {
     const { context, igroup } = this;
     this.isLeaving = true;
     for (const pasid of igroup.pasidsOf(this).sort((a, b) => b - a)) yield* this.detach(pasid);
-    if (this.vdevice !== undefined) yield* context.objects.bury(this.vdevice);
+    // What is being made of it right now is complete, or given up, when the lock is free.
+    yield* igroup.lock.take();
+    const { vdevice } = this;
+    igroup.lock.release();
+    if (vdevice !== undefined) yield* context.objects.bury(vdevice);
     this.users.put(this.user);
     yield* context.objects.remove(this);
     if (!this.user.insideContext) yield* context.drop(this);

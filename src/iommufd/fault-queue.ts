@@ -39,6 +39,7 @@ export class FaultQueue extends RecordQueue {
   *discard(handle: AttachHandle): Task<void> {
     const left = this.queued.filter((group) => group.handle === handle);
     this.queued = this.queued.filter((group) => group.handle !== handle);
+    if (left.length > 0) this.tellReadable();
     for (const [cookie, group] of this.awaiting) {
       if (group.handle !== handle) continue;
       this.forget(cookie);

@@ -195,6 +195,22 @@ describe("GET_HW_INFO", () => {
     expect(world.call("GET_HW_INFO", { dev_id: 2 }).out.data_len).toBe(8);
   });
 
+  it.each([
+    [0, 0n],
+    [0x1, 0n],
+    [0x3, 2n],
+    [0x5, 4n],
+    [0x7, 6n],
+  ])("gives the rights of PASIDs that are enabled (control 0x%i)", (control, rights) => {
+    const world = new World();
+    const device = world.device("dev", { maxPasids: 2 ** 20 });
+    Object.defineProperty(device, "pasidControl", { value: control });
+    world.bind(device);
+    expect(world.call("GET_HW_INFO", { dev_id: 1 }).out.out_capabilities).toBe(9n | rights);
+    device.iommu!.maxPasids = 0;
+    expect(world.call("GET_HW_INFO", { dev_id: 1 }).out.out_capabilities).toBe(9n);
+  });
+
   it("gives the number of PASIDs", () => {
     const world = new World();
     world.bind(world.device("dev", { maxPasids: 2 ** 20 }));

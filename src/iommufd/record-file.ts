@@ -77,6 +77,7 @@ export abstract class RecordQueue extends IommufdObject implements File {
     });
   }
 
+  /** After each change of {@link readable} that no read made. */
   protected tellReadable(): void {
     this.onReadable?.();
   }

@@ -4,7 +4,10 @@ import type { IommufdDevice } from "./device.ts";
 import { IommufdObject } from "./objects.ts";
 import type { IommufdViommu } from "./viommu.ts";
 
-/** A device as a guest sees it: under an id of the guest's, on one viommu. A device has at most one. */
+/**
+ * A device as a guest sees it: under an id of the guest's, on one viommu. A device has at most one. It is made under the
+ * lock of the device's igroup, so that a device that goes finds it complete.
+ */
 export class Vdevice extends IommufdObject {
   static readonly noun = "vdevice";
   readonly kind = "VDEVICE";

@@ -71,6 +71,7 @@ export function* vdeviceAlloc(call: CallOf<"VDEVICE_ALLOC">): Task<void> {
   const viommu = objects.use(command.viommu_id, IommufdViommu);
   try {
     const device = objects.use(command.dev_id, IommufdDevice);
+    yield* device.igroup.lock.take();
     try {
       checkVdevice(viommu, device, command.virt_id);
       const id = objects.reserve();
@@ -85,6 +86,7 @@ export function* vdeviceAlloc(call: CallOf<"VDEVICE_ALLOC">): Task<void> {
         throw error;
       }
     } finally {
+      device.igroup.lock.release();
       objects.release(device);
     }
   } finally {

@@ -76,7 +76,7 @@ export interface File {
   writeFrom?(process: Process, address: UserAddress, count: number): Task<number>;
   /** False: read and write ignore the position, and lseek, pread, pwrite answer ESPIPE. */
   readonly seekable: boolean;
-  /** True when a read would return something; told through `onReadable` when it turns true. */
+  /** True when a read would return something; `onReadable` is told when that changed by anything but a read. */
   readable?(): boolean;
   onReadable?: (() => void) | undefined;
   /** False: poll never says that the file can be written. It always can where this is absent. */
