@@ -63,7 +63,7 @@ export interface Format {
   /** Where a leaf may take several entries. Absent: every leaf is one entry. */
   readonly runs?: LeafRuns;
   /** Where hardware marks the leaves that it wrote through. Absent: it does not. */
-  readonly dirty?: DirtyBit;
+  readonly dirty?: DirtyBit | undefined;
 }
 
 /**
