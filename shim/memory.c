@@ -11,7 +11,9 @@
  */
 #include "shim.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
@@ -30,17 +32,52 @@ static void changing(const void *start, size_t length)
 	errno = saved;
 }
 
-static void *map_file(size_t length, int protection, int fd, off_t offset)
+/*
+ * The host shows a file of its directory. A lock of an open file description goes with the last mapping that came of it,
+ * in whatever process: so the host knows when nobody has it mapped any more.
+ */
+static void *map_window(long number, void *address, size_t length, int protection, int flags)
+{
+	char path[sizeof(place.directory) + 32], digits[24];
+	struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
+	char *digit = digits + sizeof(digits);
+	*--digit = '\0';
+	for (; number > 0; number /= 10)
+		*--digit = (char)('0' + number % 10);
+	strcpy(stpcpy(stpcpy(path, place.directory), "/window-"), digit);
+	long file = raw(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
+	if (file < 0) {
+		errno = (int)-file;
+		return MAP_FAILED;
+	}
+	raw(SYS_fcntl, file, F_OFD_SETLK, &lock);
+	void *mapped = REAL(mmap)(address, length, protection, flags, (int)file, 0);
+	int saved = errno;
+	raw(SYS_close, file);
+	mappings_change();
+	errno = saved;
+	return mapped;
+}
+
+static void *map_file(void *address, size_t length, int protection, int flags, int fd, off_t offset)
 {
 	uint64_t inode = file_inode(fd);
 	struct uiommu_request request = {
 		.operation = OP_MMAP,
 		.inode = inode,
 		.argument = length,
-		.number = (uint64_t)protection,
+		.number = (uint64_t)(uint32_t)protection | (uint64_t)(uint32_t)flags << 32,
 		.position = (uint64_t)offset,
 	};
+	if (length == 0 || offset % (off_t)PAGE != 0) {
+		errno = EINVAL;
+		return MAP_FAILED;
+	}
+	if ((flags & MAP_FIXED) != 0)
+		changing(address, length);
 	long result = inode == 0 ? -ENODEV : request_host(&request, NULL, NULL, 0, fd);
+	if (result > 0)
+		return map_window(result, address, length, protection, flags);
 	errno = result < 0 ? (int)-result : ENODEV;
 	return MAP_FAILED;
 }
@@ -84,7 +121,7 @@ static void *map_huge(void *address, size_t length, int protection, int flags, i
 	EXPORT void *name(void *address, size_t length, int protection, int flags, int fd, off_t offset) \
 	{                                                                                              \
 		if (unlikely(fd >= 0 && is_file_kind(fd_kind(fd))) && (flags & MAP_ANONYMOUS) == 0)    \
-			return map_file(length, protection, fd, offset);                               \
+			return map_file(address, length, protection, flags, fd, offset);                               \
 		if (unlikely((flags & MAP_HUGETLB) != 0))                                              \
 			return map_huge(address, length, protection, flags, fd, offset);               \
 		if (likely((flags & MAP_FIXED) == 0))                                                  \

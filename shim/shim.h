@@ -139,6 +139,8 @@ void copy_note(int from, int to);
 uint64_t file_inode(int fd);
 /* Like that, for a descriptor that we never saw being made. */
 uint64_t discover_file(int fd);
+/* A descriptor of the open file `inode`, or -1. */
+int find_file(uint64_t inode);
 void scan_descriptors(void);
 bool any_file_of_ours(void);
 /* The next number >= `from` of a connection of ours, or -1. */

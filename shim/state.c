@@ -344,7 +344,7 @@ static long exchange(int control, struct uiommu_request *request, const void *ou
 {
 	struct uiommu_reply reply;
 	long result = send_all(control, request, sizeof(*request), out, request->length);
-	if (result == -EFAULT && request->operation == OP_IOCTL) {
+	if (result == -EFAULT && (request->operation == OP_IOCTL || request->operation == OP_WRITE)) {
 		request->length = 0;
 		result = send_all(control, request, sizeof(*request), NULL, 0);
 	}
@@ -357,6 +357,12 @@ static long exchange(int control, struct uiommu_request *request, const void *ou
 	if (unlikely(reply.flags & REPLY_DRAIN)) {
 		char byte;
 		raw(SYS_recvfrom, fd, &byte, 1, MSG_DONTWAIT, 0, 0);
+	}
+	if (unlikely(reply.flags & REPLY_LOWER)) {
+		char byte;
+		int other = find_file(reply.address);
+		if (other >= 0)
+			raw(SYS_recvfrom, other, &byte, 1, MSG_DONTWAIT, 0, 0);
 	}
 	if (unlikely(reply.flags & REPLY_INSTALL)) {
 		long installed = install_file(&reply);

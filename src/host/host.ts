@@ -27,6 +27,7 @@ import { Replies } from "./replies.ts";
 import { Requests } from "./requests.ts";
 import { SharedFiles } from "./shared-files.ts";
 import { MaterialTree } from "./tree.ts";
+import { Windows } from "./windows.ts";
 
 const EISDIR = 21;
 const O_ACCMODE = 3;
@@ -57,9 +58,12 @@ export class Host {
   readonly clients: Map<string, ClientProcess> = new Map();
   /** Open files, by the inode of the client's socket. */
   readonly files: Map<number, OpenFile> = new Map();
+  /** Those of them that are readable at times only. */
+  readonly queues: Set<OpenFile> = new Set();
   readonly shim: ShimFiles;
   /** @internal */ readonly served: Served;
   /** @internal */ readonly replies: Replies;
+  /** @internal */ readonly windows: Windows;
   /** @internal */ readonly onBug: (error: unknown) => void;
   private readonly memlockLimit: number | undefined;
   private readonly requests: Requests;
@@ -83,6 +87,7 @@ export class Host {
     this.sharedFiles = new SharedFiles(served.memory);
     this.events = new EventFds(this.shim.helper, this.directory);
     this.tree = new MaterialTree(served.files, this.directory);
+    this.windows = new Windows(served.memory, this.directory);
     this.replies = new Replies(() => this.settle());
     this.requests = new Requests(this);
     this.server = createServer({ pauseOnConnect: true }, (socket) => this.accept(socket));
@@ -118,6 +123,7 @@ export class Host {
       connection.socket.destroy();
       this.closed(connection);
     }
+    this.windows.close();
     this.tree.close();
     this.events.close();
     await closed;
@@ -143,6 +149,7 @@ export class Host {
     while (at < arrival.end) {
       const { client } = connection;
       if (connection.installing.size > 0) this.dropInstallations(connection);
+      this.windows.heard(connection);
       const taken =
         client === undefined
           ? this.hello(connection, arrival, at)
@@ -174,9 +181,11 @@ export class Host {
     connection.isClosed = true;
     this.connections.delete(connection);
     this.dropInstallations(connection);
+    this.windows.heard(connection);
     const { client, openFile } = connection;
     if (openFile !== undefined && client !== undefined) {
       this.files.delete(openFile.inode);
+      this.queues.delete(openFile);
       const start = this.onCall === undefined ? 0 : performance.now();
       this.release(openFile.file);
       const known = { process: client, kind: "close", file: openFile.file.label } as const;
@@ -189,13 +198,23 @@ export class Host {
     this.settle();
   }
 
+  /** A mapping of the file keeps it open when its last descriptor is closed. */
   private release(file: File): void {
     file.onReadable = undefined;
-    this.requests.start(`release ${file.label}`, () => file.release());
+    const release = (): void => {
+      this.requests.start(`release ${file.label}`, () => file.release());
+      this.settle();
+    };
+    const keeps = this.windows.keep(file, () => {
+      release();
+      this.checkIdle();
+    });
+    if (!keeps) release();
   }
 
   private checkIdle(): void {
-    if (this.files.size === 0 && this.adoptions.size === 0) for (const resolve of this.idle.splice(0)) resolve();
+    if (this.files.size === 0 && this.adoptions.size === 0 && !this.windows.isWaiting)
+      for (const resolve of this.idle.splice(0)) resolve();
   }
 
   /** What calls did to files and events is there when this returns. */
@@ -290,6 +309,7 @@ export class Host {
     const openFile = new OpenFile(inode, file, description, connection);
     connection.openFile = openFile;
     this.files.set(inode, openFile);
+    if (file.readable !== undefined) this.queues.add(openFile);
     this.replies.describe(connection, description);
     openFile.begin();
   }

@@ -55,6 +55,7 @@ export const REPLY_DRAIN = 2;
 export const REPLY_INSTALL = 4;
 export const REPLY_TEXT = 8;
 
+export const REPLY_LOWER = 32;
 const replyFields = { result: u64, length: u32, flags: u32, address: u64, token: u32, reserved: u32 } as const;
 export const Reply: Struct<typeof replyFields> = defineStruct("uiommu_reply", replyFields);
 

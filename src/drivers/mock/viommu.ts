@@ -110,12 +110,12 @@ export class MockViommu implements Viommu {
   *free(): Task<void> {
     if (this.window === undefined) return;
     this.services.retractWindow(this.window.offset);
-    this.memory.free(this.window.pfn, WINDOW_PAGES);
+    this.memory.drop(this.window.pfn, WINDOW_PAGES);
   }
 
   private openWindow(data: UserData): Window {
     const view = readStruct(data, LEAST_DATA_LENGTH, DATA_LENGTH);
-    const pfn = this.memory.allocate(WINDOW_PAGES);
+    const pfn = this.memory.allocateShareable(WINDOW_PAGES);
     let offset: bigint | undefined;
     try {
       this.memory.writeWord(pfn * PAGE_SIZE, view.getUint32(0, true));
@@ -126,7 +126,7 @@ export class MockViommu implements Viommu {
       data.write(new Uint8Array(view.buffer));
     } catch (error) {
       if (offset !== undefined) this.services.retractWindow(offset);
-      this.memory.free(pfn, WINDOW_PAGES);
+      this.memory.drop(pfn, WINDOW_PAGES);
       throw error;
     }
     return { pfn, offset };
