@@ -54,6 +54,7 @@ enum uiommu_operation {
 	OP_CHANGING = 8,  /* the pages at argument, `number` bytes, are about to be unmapped or replaced */
 	OP_MOVED = 9,     /* the pages at argument, `number` bytes, are now at `position` */
 	OP_CLOSED = 10,   /* a descriptor of the file was closed: if it was the last one, the file is released when the reply comes */
+	OP_ACCOUNT = 11,  /* how many pages of process `argument` the host locked (`number` 0) or pinned (1) */
 };
 
 /* Position of read and write that means the file's own. */

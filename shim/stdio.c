@@ -92,6 +92,9 @@ static int flags_of(const char *mode)
 		struct located at;                                                                     \
 		if (unlikely(locate(&at, AT_FDCWD, path)))                                             \
 			return stream_of(open(path, flags_of(mode), 0666), mode);                      \
+		int fd;                                                                                \
+		if (unlikely(suspect(AT_FDCWD, path)) && open_process_file(path, flags_of(mode), &fd)) \
+			return stream_of(fd, mode);                                                    \
 		FILE *file = REAL(name)(path, mode);                                                   \
 		if (unlikely(file == NULL && errno == ENXIO && place.active))                          \
 			file = stream_of(open(path, flags_of(mode), 0666), mode);                      \

@@ -14,7 +14,7 @@ import { rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import type { File, FileNode, FileTree, PhysicalMemory, User } from "../memory/index.ts";
-import { EACCES, ENOENT, type Outcome, refuse, type System, type Task } from "../runtime/index.ts";
+import { EACCES, ENOENT, ESRCH, type Outcome, refuse, type System, type Task } from "../runtime/index.ts";
 import { findShim, type ShimFiles } from "./build.ts";
 import { type Call, endedCall } from "./call.ts";
 import { ClientProcess } from "./client.ts";
@@ -302,7 +302,16 @@ export class Host {
       else if (connection.isClosed) this.release(outcome.value);
       else this.publish(connection, inode, outcome.value, describeNode(node as FileNode, path));
     };
-    this.requests.start(`open ${path}`, () => openNode(node, path, client), done);
+    this.requests.start(`open ${path}`, () => openNode(node, path, client), done, client);
+  }
+
+  /** @internal */
+  accountOf(pid: number, which: number): number {
+    for (const client of this.clients.values()) {
+      if (client.pid === pid && client.memory.alive)
+        return which === 0 ? client.memory.lockedPages : client.memory.pinnedPages;
+    }
+    return -ESRCH;
   }
 
   private publish(connection: Connection, inode: number, file: File, description: Description): void {

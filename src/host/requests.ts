@@ -45,6 +45,8 @@ export interface RequestContext {
   onBug(error: unknown): void;
   /** A descriptor of the file was closed; if it was the last one, the file is to be released now. */
   checkEnd(openFile: OpenFile): void;
+  /** Pages that count as locked (`which` 0) or pinned (1) of a client; negative if no process with this id is one. */
+  accountOf(pid: number, which: number): number;
   /** A call made a file that its client is to fetch: the token that names it. */
   install(connection: Connection, client: ClientProcess): number;
 }
@@ -74,6 +76,9 @@ export class Requests {
       case wire.OP_CHANGING:
         client.memory.keep(argument, number);
         replies.send(connection, 0);
+        return wire.Request.size + length;
+      case wire.OP_ACCOUNT:
+        replies.send(connection, this.host.accountOf(argument, number));
         return wire.Request.size + length;
       case wire.OP_MOVED:
         client.memory.move(argument, number, wire.wide(view, at + offsets.position));
@@ -177,6 +182,7 @@ export class Requests {
         }
         this.finish(connection, client, openFile, outcome, dirty);
       },
+      client,
     );
     if (!done) {
       blocked = true;
@@ -255,10 +261,15 @@ export class Requests {
   }
 
   /** Runs a task until it ends or blocks. */
-  start<T>(name: string, code: () => Task<T>, done: (outcome: Outcome<T>) => void = () => undefined): void {
+  start<T>(
+    name: string,
+    code: () => Task<T>,
+    done: (outcome: Outcome<T>) => void = () => undefined,
+    client?: ClientProcess,
+  ): void {
     const { tasks } = this.host.served.system;
     try {
-      tasks.spawn(name, code(), done);
+      tasks.spawn(name, code(), done).client = client;
       tasks.drain();
     } catch (error) {
       this.host.onBug(error);

@@ -18,6 +18,7 @@ import { testInterface } from "../selftest/index.ts";
 import { VfioPciDriver, vfioNodes } from "../vfio/index.ts";
 import type { DeviceDescription, IommuDescription, MachineDescription, SmmuFeatureDescription } from "./description.ts";
 import { DmaRouter } from "./dma-router.ts";
+import { FailureFiles } from "./failure-files.ts";
 import { MachineFiles } from "./files.ts";
 import { makeFunction } from "./models.ts";
 
@@ -81,8 +82,10 @@ export class Machine {
     this.smmuDriver = new SmmuV3Driver(this.system, this.memory);
     if (options.mock) this.mockBus = new MockBus(this.core, new MockDriver(this.system, this.memory));
     this.vfio = new VfioPciDriver(this.system, { device: (member) => this.deviceOf.get(member) });
+    const failureFiles = new FailureFiles(this.system);
     this.files = new MachineFiles([
       () => this.characterDevices(),
+      () => (options.mock ? failureFiles.nodes() : new Map()),
       () => pciNodes(this.pci),
       () => groupNodes(this.core, (device) => this.pathOf(device)),
       () => vfioNodes(this.vfio),
