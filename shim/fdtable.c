@@ -97,6 +97,20 @@ int next_connection(int from)
 	return -1;
 }
 
+int find_file(uint64_t inode)
+{
+	for (unsigned chunk = 0; chunk < FD_CHUNKS; chunk++) {
+		if (__atomic_load_n(&fd_chunks[chunk], __ATOMIC_ACQUIRE) == NULL)
+			continue;
+		for (unsigned i = 0; i < FD_CHUNK; i++) {
+			int fd = (int)(chunk * FD_CHUNK + i);
+			if (is_file_kind(fd_kind(fd)) && fd_value(fd) == inode && file_inode(fd) == inode)
+				return fd;
+		}
+	}
+	return -1;
+}
+
 bool any_file_of_ours(void)
 {
 	for (unsigned index = 0; index < FD_CHUNK * FD_CHUNKS; index++) {

@@ -71,6 +71,8 @@ static long open_ours(const struct located *at, int flags, mode_t mode)
 NOINLINE static bool open_located(int dirfd, const char *path, int flags, mode_t mode, int *fd)
 {
 	struct located at;
+	if (path[0] == '/' && open_process_file(path, flags, fd))
+		return true;
 	if (!locate_slow(&at, dirfd, path))
 		return false;
 	*fd = at.ours ? (int)with_errno(open_ours(&at, flags, mode)) : REAL(openat)(at.dirfd, at.path, flags, mode);

@@ -11,7 +11,9 @@
  */
 #include "shim.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
@@ -30,26 +32,98 @@ static void changing(const void *start, size_t length)
 	errno = saved;
 }
 
-static void *map_file(size_t length, int protection, int fd, off_t offset)
+/*
+ * The host shows a file of its directory. A lock of an open file description goes with the last mapping that came of it,
+ * in whatever process: so the host knows when nobody has it mapped any more.
+ */
+static void *map_window(long number, void *address, size_t length, int protection, int flags)
+{
+	char path[sizeof(place.directory) + 32], digits[24];
+	struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
+	char *digit = digits + sizeof(digits);
+	*--digit = '\0';
+	for (; number > 0; number /= 10)
+		*--digit = (char)('0' + number % 10);
+	strcpy(stpcpy(stpcpy(path, place.directory), "/window-"), digit);
+	long file = raw(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
+	if (file < 0) {
+		errno = (int)-file;
+		return MAP_FAILED;
+	}
+	raw(SYS_fcntl, file, F_OFD_SETLK, &lock);
+	void *mapped = REAL(mmap)(address, length, protection, flags, (int)file, 0);
+	int saved = errno;
+	raw(SYS_close, file);
+	mappings_change();
+	errno = saved;
+	return mapped;
+}
+
+static void *map_file(void *address, size_t length, int protection, int flags, int fd, off_t offset)
 {
 	uint64_t inode = file_inode(fd);
 	struct uiommu_request request = {
 		.operation = OP_MMAP,
 		.inode = inode,
 		.argument = length,
-		.number = (uint64_t)protection,
+		.number = (uint64_t)(uint32_t)protection | (uint64_t)(uint32_t)flags << 32,
 		.position = (uint64_t)offset,
 	};
+	if (length == 0 || offset % (off_t)PAGE != 0) {
+		errno = EINVAL;
+		return MAP_FAILED;
+	}
+	if ((flags & MAP_FIXED) != 0)
+		changing(address, length);
 	long result = inode == 0 ? -ENODEV : request_host(&request, NULL, NULL, 0, fd);
+	if (result > 0)
+		return map_window(result, address, length, protection, flags);
 	errno = result < 0 ? (int)-result : ENODEV;
 	return MAP_FAILED;
+}
+
+/* What huge pages have: their size, and flags that choose another one. */
+#define HUGE (2ul << 20)
+#define HUGE_SIZE_FLAGS (0x3f << 26)
+
+/*
+ * The machine has huge pages, whatever this computer has: without any, a mapping of them is one of ordinary pages with
+ * the length and at an address that huge ones would have.
+ */
+static void *map_huge(void *address, size_t length, int protection, int flags, int fd, off_t offset)
+{
+	if ((flags & MAP_FIXED) != 0)
+		changing(address, length);
+	void *mapped = REAL(mmap)(address, length, protection, flags, fd, offset);
+	if (mapped == MAP_FAILED && errno == ENOMEM && length <= SIZE_MAX - 2 * HUGE) {
+		flags &= ~(MAP_HUGETLB | HUGE_SIZE_FLAGS);
+		length = (length + HUGE - 1) & -HUGE;
+		if ((flags & MAP_FIXED) == 0) {
+			int reserve = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+			char *room = REAL(mmap)(NULL, length + HUGE, PROT_NONE, reserve, -1, 0);
+			if (room == MAP_FAILED)
+				return MAP_FAILED;
+			char *start = (char *)(((uintptr_t)room + HUGE - 1) & -HUGE);
+			if (start > room)
+				REAL(munmap)(room, (size_t)(start - room));
+			if (start < room + HUGE)
+				REAL(munmap)(start + length, (size_t)(room + HUGE - start));
+			address = start;
+			flags |= MAP_FIXED;
+		}
+		mapped = REAL(mmap)(address, length, protection, flags, fd, offset);
+	}
+	mappings_change();
+	return mapped;
 }
 
 #define MMAP(name)                                                                                     \
 	EXPORT void *name(void *address, size_t length, int protection, int flags, int fd, off_t offset) \
 	{                                                                                              \
 		if (unlikely(fd >= 0 && is_file_kind(fd_kind(fd))) && (flags & MAP_ANONYMOUS) == 0)    \
-			return map_file(length, protection, fd, offset);                               \
+			return map_file(address, length, protection, flags, fd, offset);                               \
+		if (unlikely((flags & MAP_HUGETLB) != 0))                                              \
+			return map_huge(address, length, protection, flags, fd, offset);               \
 		if (likely((flags & MAP_FIXED) == 0))                                                  \
 			return REAL(name)(address, length, protection, flags, fd, offset);             \
 		changing(address, length);                                                             \
@@ -59,6 +133,20 @@ static void *map_file(size_t length, int protection, int fd, off_t offset)
 	}
 MMAP(mmap)
 MMAP(mmap64)
+
+/* Likewise a file of huge pages, where none can be mapped. */
+EXPORT int memfd_create(const char *name, unsigned int flags)
+{
+	if (unlikely((flags & MFD_HUGETLB) != 0)) {
+		int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB;
+		void *probe = REAL(mmap)(NULL, HUGE, PROT_READ, kind, -1, 0);
+		if (probe == MAP_FAILED)
+			flags &= ~(unsigned int)(MFD_HUGETLB | HUGE_SIZE_FLAGS);
+		else
+			REAL(munmap)(probe, HUGE);
+	}
+	return REAL(memfd_create)(name, flags);
+}
 
 EXPORT int munmap(void *address, size_t length)
 {

@@ -49,12 +49,13 @@ enum uiommu_operation {
 	OP_READ = 2,      /* argument, length of it in `number`, position; up to PAYLOAD_MAX come back in the reply, more are put there by the host */
 	OP_WRITE = 3,     /* likewise; up to PAYLOAD_MAX follow */
 	OP_SEEK = 4,      /* position, whence in `number` */
-	OP_MMAP = 5,      /* argument: length, number: protection, position: offset */
+	OP_MMAP = 5,      /* argument: length, number: protection and (high half) flags, position: offset; the result names DIR/window-RESULT, to be locked and mapped */
 	OP_DESCRIBE = 6,  /* a struct uiommu_description comes back */
 	OP_SYNC = 7,      /* nothing: what went before has been heard */
 	OP_CHANGING = 8,  /* the pages at argument, `number` bytes, are about to be unmapped or replaced */
 	OP_MOVED = 9,     /* the pages at argument, `number` bytes, are now at `position` */
 	OP_CLOSED = 10,   /* a descriptor of the file was closed: if it was the last one, the file is released when the reply comes */
+	OP_ACCOUNT = 11,  /* how many pages of process `argument` the host locked (`number` 0) or pinned (1) */
 };
 
 /* Position of read and write that means the file's own. */
@@ -73,9 +74,10 @@ struct uiommu_request {
 enum uiommu_reply_flags {
 	REPLY_PINNED = 1,  /* the host holds pages of this address space: tell changes (OP_CHANGING) */
 	REPLY_DRAIN = 2,   /* take one byte out of the file connection: it is no longer readable */
-	REPLY_INSTALL = 4, /* make a descriptor of the file `token` and store its number at `address` */
+	REPLY_INSTALL = 4, /* make a descriptor of the file `token`; store its number at `address`, or return it if that is 0 */
 	REPLY_TEXT = 8,    /* (to HELLO_OPEN) no connection needed: open the text itself */
 	REPLY_SEND_FD = 16, /* no reply yet: send descriptor `address` to the helper, named `token`; the reply follows */
+	REPLY_LOWER = 32,  /* take one byte out of the connection of file `address`, an inode: it is no longer readable */
 };
 
 struct uiommu_reply {

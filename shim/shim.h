@@ -141,6 +141,8 @@ void copy_note(int from, int to);
 uint64_t file_inode(int fd);
 /* Like that, for a descriptor that we never saw being made. */
 uint64_t discover_file(int fd);
+/* A descriptor of the open file `inode`, or -1. */
+int find_file(uint64_t inode);
 void scan_descriptors(void);
 bool any_file_of_ours(void);
 /* The next number >= `from` of a connection of ours, or -1. */
@@ -174,7 +176,7 @@ static inline bool suspect(int dirfd, const char *path)
 	if (path[0] == '/') {
 		char c = path[1];
 		if (likely(!(c == 'd' && path[2] == 'e' && path[3] == 'v') && !(c == 's' && path[2] == 'y' && path[3] == 's') &&
-			   c != '/' && c != '.' && c != '\0'))
+			   !(c == 'p' && path[2] == 'r' && path[3] == 'o') && c != '/' && c != '.' && c != '\0'))
 			return false;
 	} else if (dirfd == -100 /* AT_FDCWD */) {
 		if (likely(cwd_kind == -1))
@@ -184,6 +186,8 @@ static inline bool suspect(int dirfd, const char *path)
 	}
 	return true;
 }
+/* procfs.c: opens a file of /proc/PID that the host has something to say to. False: it is an ordinary one. */
+bool open_process_file(const char *path, int flags, int *fd);
 static inline bool locate(struct located *at, int dirfd, const char *path)
 {
 	return unlikely(suspect(dirfd, path)) && locate_slow(at, dirfd, path);

@@ -391,7 +391,7 @@ static long exchange(int control, struct uiommu_request *request, const void *ou
 {
 	struct uiommu_reply reply;
 	long result = send_all(control, request, sizeof(*request), out, request->length);
-	if (result == -EFAULT && request->operation == OP_IOCTL) {
+	if (result == -EFAULT && (request->operation == OP_IOCTL || request->operation == OP_WRITE)) {
 		request->length = 0;
 		result = send_all(control, request, sizeof(*request), NULL, 0);
 	}
@@ -411,9 +411,15 @@ static long exchange(int control, struct uiommu_request *request, const void *ou
 		char byte;
 		raw(SYS_recvfrom, fd, &byte, 1, MSG_DONTWAIT, 0, 0);
 	}
+	if (unlikely(reply.flags & REPLY_LOWER)) {
+		char byte;
+		int other = find_file(reply.address);
+		if (other >= 0)
+			raw(SYS_recvfrom, other, &byte, 1, MSG_DONTWAIT, 0, 0);
+	}
 	if (unlikely(reply.flags & REPLY_INSTALL)) {
 		long installed = install_file(&reply);
-		if (installed < 0)
+		if (installed < 0 || reply.address == 0)
 			return installed;
 	}
 	return result < 0 ? result : reply.result;
@@ -483,8 +489,9 @@ static long install_file(const struct uiommu_reply *reply)
 	long fd = make_file(&hello, NULL, true, &flags);
 	if (fd < 0)
 		return fd;
-	*(int32_t *)(uintptr_t)reply->address = (int32_t)fd;
-	return 0;
+	if (reply->address != 0)
+		*(int32_t *)(uintptr_t)reply->address = (int32_t)fd;
+	return fd;
 }
 
 long open_in_host(const char *path, int flags, mode_t mode)

@@ -104,6 +104,9 @@ static FILE *open_linked(const char *path, const char *mode)
 		if (unlikely(locate(&at, AT_FDCWD, path)) ||                                           \
 		    (mode[0] != 'r' && unlikely(locate_link(&at, AT_FDCWD, path))))                    \
 			return stream_of(open(path, flags_of(mode), 0666), mode);                      \
+		int fd;                                                                                \
+		if (unlikely(suspect(AT_FDCWD, path)) && open_process_file(path, flags_of(mode), &fd)) \
+			return stream_of(fd, mode);                                                    \
 		FILE *file = REAL(name)(path, mode);                                                   \
 		return unlikely(file == NULL && place.active) ? open_linked(path, mode) : file;        \
 	}

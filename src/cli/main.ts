@@ -63,6 +63,7 @@ function describeCommands(terminal: Terminal, finish: (status: number) => void):
     .argument("[arguments...]", "its arguments")
     .usage("[options] -- PROGRAM [ARGUMENTS...]")
     .option("--machine <name|file>", "the machine: a preset, or a YAML file", "default")
+    .option("--mock", "with the mock IOMMU of Linux's own tests, and the ioctl that drives it (IOMMU_TEST_CMD)")
     .option("--explain", "one line on stderr for each refused call and each DMA fault, saying why")
     .option("--trace <file>", "write every call, decoded, as JSON lines")
     .option("-v, --verbose", "tell on stderr of the machine, of each open and close, and of totals")
@@ -73,6 +74,7 @@ function describeCommands(terminal: Terminal, finish: (status: number) => void):
         ["uiommu run -- ./vfio-edu", "on the built-in machine"],
         ["uiommu run --machine lab.yaml -- sh -c 'make test'", "on another, started in any way"],
         ["uiommu run --trace calls.jsonl -- ./vfio-edu", "with a record of every call"],
+        ["uiommu run --mock -- ./iommufd", "the kernel's own tests of iommufd"],
       ]),
     )
     .action(async (file: string | undefined, rest: string[], options: RunCommandOptions) => {
@@ -121,6 +123,7 @@ function describeCommands(terminal: Terminal, finish: (status: number) => void):
 
 interface RunCommandOptions {
   readonly machine: string;
+  readonly mock?: boolean;
   readonly explain?: boolean;
   readonly trace?: string;
   readonly verbose?: boolean;

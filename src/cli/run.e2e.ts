@@ -1,20 +1,23 @@
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import Schema from "typebox/schema";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { traceSchema } from "../inspect/index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "uiommu-run-"));
 const program = join(folder, "dma-copy");
+const olderProgram = join(folder, "type1-dma");
 
 beforeAll(() => {
-  const source = join(import.meta.dirname, "../../examples/dma-copy.c");
-  const { status, stderr } = spawnSync("cc", ["-Wall", "-Wextra", "-Werror", "-o", program, source], {
-    encoding: "utf8",
-  });
-  expect(status, stderr).toBe(0);
+  for (const target of [program, olderProgram]) {
+    const source = join(import.meta.dirname, `../../examples/${basename(target)}.c`);
+    const { status, stderr } = spawnSync("cc", ["-Wall", "-Wextra", "-Werror", "-o", target, source], {
+      encoding: "utf8",
+    });
+    expect(status, stderr).toBe(0);
+  }
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -97,6 +100,24 @@ describe("uiommu run", () => {
     ]) {
       expect(err).toContain(part);
     }
+  });
+
+  test("serves a program that knows containers and groups only, as Linux does", () => {
+    const { status, out, err } = uiommu("run", "--", olderProgram);
+    expect(err).toBe("uiommu: 1 DMA fault (run with --explain to see why)\n");
+    expect(out.split("\n")).toEqual([
+      "1. A container: API version 0, type 1: 1, type 1 v2: 1",
+      "2. The group: viable 1, container set 1",
+      "3. The container: pages of 4 KiB 1, capabilities 3 1",
+      "4. The device: PCI 1, 9 regions, 5 interrupts",
+      '5. The device copied: "Copied through a container."',
+      "6. Unmapped from the middle: 2 pages",
+      "   What is unmapped is out of reach: yes; what is not is not: yes",
+      "   Unmapped, all that was left: 2 pages",
+      "7. Closed; the group is free.",
+      "",
+    ]);
+    expect(status).toBe(0);
   });
 
   test("a machine's memlock is the limit of clients that may not exceed it", () => {

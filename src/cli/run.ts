@@ -5,6 +5,7 @@ import { Watch } from "./watch.ts";
 
 export interface RunCommand {
   readonly machine: string;
+  readonly mock?: boolean;
   readonly explain?: boolean;
   readonly trace?: string;
   readonly verbose?: boolean;
@@ -17,7 +18,8 @@ export async function runCommand(command: RunCommand, terminal: Terminal): Promi
   const description = await loadMachine(command.machine);
   const [{ runSession }, { endLike }] = await Promise.all([import("./session.ts"), import("../host/index.ts")]);
   const watch = new Watch(terminal, command);
-  const status = await runSession(description, [command.program, ...command.arguments], watch, ({ core }) => {
+  const { mock } = command;
+  const status = await runSession({ description, mock }, [command.program, ...command.arguments], watch, ({ core }) => {
     watch.tell(`machine ${description.name}: ${summarizeMachine(description)}`);
     for (const { id, devices } of core.groups.values()) {
       watch.tell(`group ${id}: ${devices.map((device) => device.name).join(", ")}`);

@@ -4,19 +4,25 @@ import { RealTimeClock } from "./clock.ts";
 import { CommandError } from "./terminal.ts";
 import { count, type Watch } from "./watch.ts";
 
+/** What the program is to run on: a machine, with the mock IOMMU if `mock`. */
+export interface SessionMachine {
+  readonly description: MachineDescription;
+  readonly mock?: boolean | undefined;
+}
+
 /**
  * A machine, a program on it, and the end of both: how the program ended. `begun` sees the machine before the program
  * starts. CommandError if the program could not be started.
  */
 export async function runSession(
-  description: MachineDescription,
+  { description, mock = false }: SessionMachine,
   [program, ...rest]: readonly [string, ...string[]],
   watch: Watch,
   begun: (machine: Machine) => void = () => undefined,
 ): Promise<ExitStatus> {
   const { memlock } = description.memory;
   const clock = new RealTimeClock();
-  const machine = buildMachine(description, { clock });
+  const machine = buildMachine(description, { clock, mock });
   clock.afterAlarm = () => machine.system.tasks.drain();
   machine.onFault = (fault) => watch.fault(() => fault.text());
   begun(machine);

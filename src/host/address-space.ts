@@ -24,8 +24,9 @@ import {
   type UserAddress,
 } from "../memory/index.ts";
 import { EFAULT, refuse } from "../runtime/index.ts";
-import { FileBacking, SavedPages } from "./backings.ts";
+import { SavedPages } from "./backings.ts";
 import { PinnedPages } from "./pinned-pages.ts";
+import { keyOfFile, type SharedFiles } from "./shared-files.ts";
 import { addressRange, isSpecial, USER_END, type Vma, Vmas } from "./vmas.ts";
 
 /** Bytes read at once to see that pages of a file are there. */
@@ -42,6 +43,7 @@ export class ClientAddressSpace implements AddressSpace {
   onUnused: (() => void) | undefined;
   private readonly pid: number;
   private readonly memory: PhysicalMemory;
+  private readonly sharedFiles: SharedFiles;
   private file: number | undefined;
 
   /** The window: `windowLength` bytes of `window` from `windowOffset` on are what is at `windowStart`; 0: none. */
@@ -51,10 +53,15 @@ export class ClientAddressSpace implements AddressSpace {
   private windowLength = 0;
   private windowDirty = 0;
 
-  constructor(pid: number, label: string, memory: PhysicalMemory) {
+  constructor(
+    pid: number,
+    label: string,
+    { memory, sharedFiles }: { readonly memory: PhysicalMemory; readonly sharedFiles: SharedFiles },
+  ) {
     this.pid = pid;
     this.label = label;
     this.memory = memory;
+    this.sharedFiles = sharedFiles;
     this.vmas = new Vmas(pid);
     try {
       this.file = openSync(`/proc/${pid}/mem`, "r+");
@@ -93,6 +100,7 @@ export class ClientAddressSpace implements AddressSpace {
     const dirty = this.closeWindow();
     const start = this.windowOffset;
     if (dirty > 0) this.poke(this.windowStart, this.window.subarray(start, start + dirty));
+    this.windowDirty = 0;
   }
 
   // Access
@@ -178,15 +186,32 @@ export class ClientAddressSpace implements AddressSpace {
     for (const vma of vmas) this.checkPresent(vma, start, end);
     const runs: FrameRun[] = [];
     try {
+      for (const vma of vmas) {
+        const first = Math.max(page, vma.start / PAGE_SIZE);
+        const length = Math.min(page + count, vma.end / PAGE_SIZE) - first;
+        for (const run of this.pinShared(vma, first, length) ?? this.pinOwn(first, length)) append(runs, run);
+      }
+    } catch (error) {
+      this.memory.unpin(runs);
+      throw error;
+    }
+    return runs;
+  }
+
+  /** Pages of a shared mapping are their file's; undefined for others, and for a file that one may not open. */
+  private pinShared(vma: Vma, page: number, count: number): FrameRun[] | undefined {
+    if (!vma.shared || vma.inode === 0) return undefined;
+    const inFile = page + (vma.offset - vma.start) / PAGE_SIZE;
+    return this.sharedFiles.pin(keyOf(vma), inFile, count, () => this.openShared(vma));
+  }
+
+  private pinOwn(page: number, count: number): FrameRun[] {
+    const runs: FrameRun[] = [];
+    try {
       for (const { first, length, pfn } of this.pinned.runs(page, count)) {
         const run = { pfn: pfn ?? this.adopt(first, length), count: length };
         this.memory.pin(run);
-        const last = runs.at(-1);
-        if (last !== undefined && last.pfn + last.count === run.pfn) {
-          runs[runs.length - 1] = { pfn: last.pfn, count: last.count + length };
-        } else {
-          runs.push(run);
-        }
+        runs.push(run);
       }
     } catch (error) {
       this.memory.unpin(runs);
@@ -218,15 +243,9 @@ export class ClientAddressSpace implements AddressSpace {
     const page = Math.floor(start / PAGE_SIZE);
     const count = Math.ceil((start + length) / PAGE_SIZE) - page;
     for (const { first, length: pages, pfn } of this.pinned.heldRuns(page, count)) {
-      const bound = this.sharedFile(first, pages);
-      if (bound !== undefined) {
-        const backing = new FileBacking(bound.file, this.memory, pfn, pages, bound.page);
-        this.memory.rebind(pfn, pages, backing, bound.page);
-      } else {
-        const content = new Uint8Array(pages * PAGE_SIZE);
-        this.peekPages(first, content);
-        this.memory.rebind(pfn, pages, new SavedPages(content, this.memory, pfn), 0);
-      }
+      const content = new Uint8Array(pages * PAGE_SIZE);
+      this.peekPages(first, content);
+      this.memory.rebind(pfn, pages, new SavedPages(content, this.memory, pfn), 0);
       this.pinned.clear(first, pages);
     }
     this.vmas.forget();
@@ -257,12 +276,8 @@ export class ClientAddressSpace implements AddressSpace {
     }
   }
 
-  /** The file behind pages that are mapped shared, opened, and the page of the file. */
-  private sharedFile(page: number, count: number): { file: number; page: number } | undefined {
-    const start = page * PAGE_SIZE;
-    const vma = this.vmas.covering(start, start + count * PAGE_SIZE, false)?.[0];
-    if (vma === undefined || !vma.shared || vma.inode === 0 || vma.end < start + count * PAGE_SIZE) return undefined;
-    const firstPage = (vma.offset + start - vma.start) / PAGE_SIZE;
+  /** Opens the file behind a shared mapping, if one may. */
+  private openShared(vma: Vma): number | undefined {
     const range = `${vma.start.toString(16)}-${vma.end.toString(16)}`;
     const candidates = [`/proc/${this.pid}/map_files/${range}`, vma.path];
     try {
@@ -273,7 +288,9 @@ export class ClientAddressSpace implements AddressSpace {
     for (const path of candidates) {
       try {
         if (statSync(path).ino !== vma.inode) continue;
-        return { file: openSync(path, "r+"), page: firstPage };
+        const file = openSync(path, "r+");
+        if (keyOfFile(file) === keyOf(vma)) return file;
+        closeSync(file);
       } catch {
         // not this way
       }
@@ -293,6 +310,21 @@ export class ClientAddressSpace implements AddressSpace {
     closeSync(this.file);
     this.file = undefined;
     this.onUnused?.();
+  }
+}
+
+/** The file of a mapping, as {@link keyOfFile} names it. */
+function keyOf({ device, inode }: Vma): string {
+  return `${device}:${inode}`;
+}
+
+/** Adds a run, to the last one where it continues that. */
+function append(runs: FrameRun[], run: FrameRun): void {
+  const last = runs.at(-1);
+  if (last !== undefined && last.pfn + last.count === run.pfn) {
+    runs[runs.length - 1] = { pfn: last.pfn, count: last.count + run.count };
+  } else {
+    runs.push(run);
   }
 }
 

@@ -27,41 +27,9 @@ export class SavedPages implements FrameBacking {
   }
 }
 
-/** Pages of a file that a client had mapped shared and gave up while they were pinned. */
-export class FileBacking implements FrameBacking {
-  private readonly file: number;
-  private readonly memory: PhysicalMemory;
-  private readonly pfn: number;
-  /** The page of the file behind frame `pfn`. */
-  private readonly base: number;
-  private left: number;
-
-  constructor(file: number, memory: PhysicalMemory, pfn: number, count: number, base: number) {
-    this.file = file;
-    this.memory = memory;
-    this.pfn = pfn;
-    this.left = count;
-    this.base = base;
-  }
-
-  read(page: number, offset: number, into: Uint8Array): void {
-    readFully(this.file, page * PAGE_SIZE + offset, into);
-  }
-
-  write(page: number, offset: number, from: Uint8Array): void {
-    writeSync(this.file, from, 0, from.length, page * PAGE_SIZE + offset);
-  }
-
-  unpinned(page: number, count: number): void {
-    this.memory.drop(this.pfn + (page - this.base), count);
-    this.left -= count;
-    if (this.left === 0) closeSync(this.file);
-  }
-}
-
 /** A file of a client that it named by descriptor. Closed when nobody knows it any more. */
 export class DescriptorBacking implements FrameBacking {
-  private readonly file: number;
+  readonly file: number;
 
   constructor(file: number) {
     this.file = file;

@@ -1,9 +1,10 @@
 import { openSync, readFileSync, readlinkSync, statfsSync, statSync } from "node:fs";
-import type { ClientFile, File, PhysicalMemory, Process, User, UserAddress } from "../memory/index.ts";
+import type { ClientFile, File, FrameRun, PhysicalMemory, Process, User, UserAddress } from "../memory/index.ts";
 import { EBADF, refuse } from "../runtime/index.ts";
 import { ClientAddressSpace } from "./address-space.ts";
 import { DescriptorBacking } from "./backings.ts";
 import type { EventFdOwner, EventFds } from "./event-fds.ts";
+import { keyOfFile, type SharedFiles } from "./shared-files.ts";
 
 /** File systems whose files are memory: tmpfs (memfd too), hugetlbfs. */
 const memoryFileSystems = new Set([0x01021994, 0x958458f6]);
@@ -11,6 +12,7 @@ const memoryFileSystems = new Set([0x01021994, 0x958458f6]);
 /** What a client needs of the host. */
 export interface ClientContext {
   readonly memory: PhysicalMemory;
+  readonly sharedFiles: SharedFiles;
   readonly events: EventFds;
   /** The open file whose connection is the socket with this inode. */
   fileOf(inode: number): File | undefined;
@@ -24,6 +26,7 @@ export interface ClientContext {
 /** A file that the call makes a descriptor for. */
 export interface Installation {
   readonly file: File;
+  /** Where its number goes; 0: it is what the call returns. */
   readonly address: number;
 }
 
@@ -37,7 +40,7 @@ export class ClientProcess implements Process, EventFdOwner {
   installation: Installation | undefined;
   private readonly context: ClientContext;
   private generation = -1;
-  private capabilities: { readonly low: number; readonly high: number } | undefined;
+  private capabilities: { readonly effective: string; readonly bounding: string } | undefined;
   private memlock: number | undefined;
 
   constructor(pid: number, context: ClientContext) {
@@ -45,7 +48,7 @@ export class ClientProcess implements Process, EventFdOwner {
     this.context = context;
     this.label = `${programName(pid)}[${pid}]`;
     this.user = context.user(uidOf(pid));
-    this.memory = new ClientAddressSpace(pid, this.label, context.memory);
+    this.memory = new ClientAddressSpace(pid, this.label, context);
   }
 
   /** A call begins. If the generation is a new one, mappings, limits or capabilities may have changed. */
@@ -58,13 +61,10 @@ export class ClientProcess implements Process, EventFdOwner {
   }
 
   capable(capability: number): boolean {
-    if (this.capabilities === undefined) {
-      const mask = /^CapEff:\s*([0-9a-f]+)/m.exec(read(`/proc/${this.pid}/status`))?.[1] ?? "0";
-      const words = mask.padStart(16, "0");
-      this.capabilities = { low: Number.parseInt(words.slice(8), 16), high: Number.parseInt(words.slice(0, 8), 16) };
-    }
-    const { low, high } = this.capabilities;
-    return (((capability < 32 ? low : high) >>> (capability % 32)) & 1) === 1;
+    this.capabilities ??= capabilitiesOf(this.pid);
+    const { effective, bounding } = this.capabilities;
+    // What a container took from everybody, nobody took on the machine: its root has it.
+    return hasBit(effective, capability) || (this.user.uid === 0 && !hasBit(bounding, capability));
   }
 
   get memlockLimit(): number {
@@ -90,7 +90,7 @@ export class ClientProcess implements Process, EventFdOwner {
       return file === undefined ? { kind: "other", label: "a socket" } : { kind: "ours", file };
     }
     if (target === "anon_inode:[eventfd]") return { kind: "eventfd", event: this.context.events.take(this, fd) };
-    return memoryFile(path, target) ?? { kind: "other", label: target };
+    return memoryFile(path, target, this.context.sharedFiles) ?? { kind: "other", label: target };
   }
 
   sendDescriptor(fd: number, token: number): boolean {
@@ -101,13 +101,33 @@ export class ClientProcess implements Process, EventFdOwner {
     this.memory.checkWritable(address, 4);
     this.installation = { file, address: Number(address) };
   }
+
+  installFileAsResult(file: File): number {
+    this.installation = { file, address: 0 };
+    return 0;
+  }
 }
 
-function memoryFile(path: string, label: string): ClientFile | undefined {
+/** Sets of capabilities, as hexadecimal digits. */
+function capabilitiesOf(pid: number): { effective: string; bounding: string } {
+  const status = read(`/proc/${pid}/status`);
+  const set = (name: string): string => new RegExp(`^${name}:\\s*([0-9a-f]+)`, "m").exec(status)?.[1] ?? "0";
+  return { effective: set("CapEff"), bounding: set("CapBnd") };
+}
+
+function hasBit(digits: string, bit: number): boolean {
+  const digit = digits[digits.length - 1 - Math.floor(bit / 4)] ?? "0";
+  return ((Number.parseInt(digit, 16) >>> (bit % 4)) & 1) === 1;
+}
+
+function memoryFile(path: string, label: string, files: SharedFiles): ClientFile | undefined {
   try {
     const status = statSync(path);
     if (!status.isFile() || !memoryFileSystems.has(statfsSync(path).type)) return undefined;
-    return { kind: "memory", backing: new DescriptorBacking(open(path)), size: status.size, label };
+    const backing = new DescriptorBacking(open(path));
+    const pin = (page: number, count: number): FrameRun[] =>
+      files.pin(keyOfFile(backing.file), page, count, () => open(`/proc/self/fd/${backing.file}`))!;
+    return { kind: "memory", backing, size: status.size, label, pin };
   } catch {
     return undefined;
   }

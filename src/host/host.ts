@@ -15,7 +15,7 @@ import { chmodSync, rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import type { File, FileNode, FileTree, PhysicalMemory, User } from "../memory/index.ts";
-import { EACCES, ENOENT, type Outcome, refuse, type System, type Task } from "../runtime/index.ts";
+import { EACCES, ENOENT, ESRCH, type Outcome, refuse, type System, type Task } from "../runtime/index.ts";
 import { findShim, type ShimFiles } from "./build.ts";
 import { type Call, endedCall } from "./call.ts";
 import { ClientProcess } from "./client.ts";
@@ -26,7 +26,9 @@ import { type Description, O_ACCMODE, O_RDONLY, O_RDWR, OpenFile, TextFile } fro
 import * as wire from "./protocol.ts";
 import { Replies } from "./replies.ts";
 import { Requests } from "./requests.ts";
+import { SharedFiles } from "./shared-files.ts";
 import { MaterialTree } from "./tree.ts";
+import { Windows } from "./windows.ts";
 
 const EISDIR = 21;
 
@@ -55,9 +57,12 @@ export class Host {
   readonly clients: Map<string, ClientProcess> = new Map();
   /** Open files, by the inode of the client's socket. */
   readonly files: Map<number, OpenFile> = new Map();
+  /** Those of them that are readable at times only. */
+  readonly queues: Set<OpenFile> = new Set();
   readonly shim: ShimFiles;
   /** @internal */ readonly served: Served;
   /** @internal */ readonly replies: Replies;
+  /** @internal */ readonly windows: Windows;
   /** @internal */ readonly onBug: (error: unknown) => void;
   /** Who does not have it in its environment is no program of ours. */
   private readonly key = randomBytes(16);
@@ -65,6 +70,7 @@ export class Host {
   private readonly requests: Requests;
   private readonly tree: MaterialTree;
   private readonly events: EventFds;
+  private readonly sharedFiles: SharedFiles;
   private readonly server: Server;
   private readonly connections = new Set<Connection>();
   private readonly users = new Map<number, User>();
@@ -79,6 +85,7 @@ export class Host {
     this.shim = options.shim ?? findShim();
     this.onBug = options.onBug ?? throwLater;
     this.directory = makePrivateDirectory();
+    this.sharedFiles = new SharedFiles(served.memory);
     this.events = new EventFds(this.shim.helper, this.directory, (effects) => {
       this.requests.start("eventfds of clients", function* (): Task<void> {
         effects();
@@ -86,6 +93,7 @@ export class Host {
       this.settle();
     });
     this.tree = new MaterialTree(served.files, this.directory);
+    this.windows = new Windows(served.memory, this.directory);
     this.replies = new Replies(() => this.settle());
     this.requests = new Requests(this);
     this.server = createServer({ pauseOnConnect: true }, (socket) => this.accept(socket));
@@ -127,6 +135,7 @@ export class Host {
       connection.socket.destroy();
       this.closed(connection);
     }
+    this.windows.close();
     this.tree.close();
     this.events.close();
     await closed;
@@ -153,6 +162,7 @@ export class Host {
     while (at < arrival.end) {
       const { client } = connection;
       if (connection.installing.size > 0) this.dropInstallations(connection);
+      this.windows.heard(connection);
       const taken =
         client === undefined
           ? this.hello(connection, arrival, at)
@@ -184,9 +194,11 @@ export class Host {
     connection.isClosed = true;
     this.connections.delete(connection);
     this.dropInstallations(connection);
+    this.windows.heard(connection);
     const { client, openFile } = connection;
     if (openFile !== undefined && client !== undefined) {
       this.files.delete(openFile.inode);
+      this.queues.delete(openFile);
       const start = this.onCall === undefined ? 0 : performance.now();
       this.release(openFile.file);
       const known = { process: client, kind: "close", file: openFile.file.label } as const;
@@ -199,13 +211,23 @@ export class Host {
     this.settle();
   }
 
+  /** A mapping of the file keeps it open when its last descriptor is closed. */
   private release(file: File): void {
     file.onReadable = undefined;
-    this.requests.start(`release ${file.label}`, () => file.release());
+    const release = (): void => {
+      this.requests.start(`release ${file.label}`, () => file.release());
+      this.settle();
+    };
+    const keeps = this.windows.keep(file, () => {
+      release();
+      this.checkIdle();
+    });
+    if (!keeps) release();
   }
 
   private checkIdle(): void {
-    if (this.files.size === 0 && this.adoptions.size === 0) for (const resolve of this.idle.splice(0)) resolve();
+    if (this.files.size === 0 && this.adoptions.size === 0 && !this.windows.isWaiting)
+      for (const resolve of this.idle.splice(0)) resolve();
   }
 
   /** What calls did to files and events is there when this returns. */
@@ -254,7 +276,7 @@ export class Host {
         if (this.files.has(inode) || adoption?.client !== client) return -1;
         this.adoptions.delete(hello.token);
         connection.isFile = true;
-        const path = `anon_inode:[${adoption.file.label}]`;
+        const path = `anon_inode:[${adoption.file.inodeName ?? adoption.file.label}]`;
         const description = { kind: wire.FILE_ANONYMOUS, mode: 0o600, major: 0, minor: 0, flags: O_RDWR, path };
         this.publish(connection, inode, adoption.file, description);
         return size;
@@ -267,6 +289,7 @@ export class Host {
   private newClient(cookie: string, pid: number): ClientProcess {
     const client = new ClientProcess(pid, {
       memory: this.served.memory,
+      sharedFiles: this.sharedFiles,
       events: this.events,
       memlockLimit: this.memlockLimit,
       fileOf: (inode) => this.files.get(inode)?.file,
@@ -303,13 +326,23 @@ export class Host {
       else if (connection.isClosed) this.release(outcome.value);
       else this.publish(connection, inode, outcome.value, describeNode(node as FileNode, path, flags));
     };
-    this.requests.start(`open ${path}`, () => openNode(node, path, client), done);
+    this.requests.start(`open ${path}`, () => openNode(node, path, client), done, client);
+  }
+
+  /** @internal */
+  accountOf(pid: number, which: number): number {
+    for (const client of this.clients.values()) {
+      if (client.pid === pid && client.memory.alive)
+        return which === 0 ? client.memory.lockedPages : client.memory.pinnedPages;
+    }
+    return -ESRCH;
   }
 
   private publish(connection: Connection, inode: number, file: File, description: Description): void {
     const openFile = new OpenFile(inode, file, description, connection);
     connection.openFile = openFile;
     this.files.set(inode, openFile);
+    if (file.readable !== undefined) this.queues.add(openFile);
     this.replies.describe(connection, description);
     openFile.begin();
   }

@@ -32,7 +32,7 @@ export class OpenFile {
   /** Its other end is what the client's descriptors are. */
   readonly connection: Connection;
   /** True while a byte lies in the connection for poll(2) to see. */
-  private raised = false;
+  raised = false;
 
   constructor(inode: number, file: File, description: Description, connection: Connection) {
     this.inode = inode;
@@ -79,6 +79,17 @@ export class OpenFile {
     const count = yield* file.write(process, position ?? this.position, from);
     if (position === undefined && file.seekable) this.position += count;
     return count;
+  }
+
+  /** For files that move bytes from and to the client's memory themselves. */
+  *readInto(process: Process, position: number | undefined, address: number, count: number): Task<number> {
+    this.checkPosition(position);
+    return yield* this.file.readInto!(process, address, count);
+  }
+
+  *writeFrom(process: Process, position: number | undefined, address: number, count: number): Task<number> {
+    this.checkPosition(position);
+    return yield* this.file.writeFrom!(process, address, count);
   }
 
   seek(offset: number, whence: number): number {

@@ -39,6 +39,7 @@ export const OP_SYNC = 7;
 export const OP_CHANGING = 8;
 export const OP_MOVED = 9;
 export const OP_CLOSED = 10;
+export const OP_ACCOUNT = 11;
 
 const requestFields = {
   operation: u32,
@@ -56,6 +57,7 @@ export const REPLY_DRAIN = 2;
 export const REPLY_INSTALL = 4;
 export const REPLY_TEXT = 8;
 export const REPLY_SEND_FD = 16;
+export const REPLY_LOWER = 32;
 
 const replyFields = { result: u64, length: u32, flags: u32, address: u64, token: u32, reserved: u32 } as const;
 export const Reply: Struct<typeof replyFields> = defineStruct("uiommu_reply", replyFields);

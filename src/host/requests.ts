@@ -5,7 +5,7 @@
  * `handle` returns. The bytes that came with an ioctl are the window of its
  * address space until the task blocks or ends (address-space.ts).
  */
-import type { PhysicalMemory } from "../memory/index.ts";
+import { type MmapRequest, PAGE_SIZE, type PhysicalMemory } from "../memory/index.ts";
 import {
   EBADF,
   EFAULT,
@@ -24,20 +24,29 @@ import type { Arrival, Connection } from "./connection.ts";
 import type { OpenFile } from "./open-file.ts";
 import * as wire from "./protocol.ts";
 import type { Replies } from "./replies.ts";
+import type { Windows } from "./windows.ts";
 
 const { offsets } = wire.Request;
 /** The most that one read or write moves; more is a short count, as these calls allow. */
 const TRANSFER_MAX = 1 << 20;
 
+const MAP_SHARED = 1;
+const PROT_EXEC = 4;
+
 /** What requests need of the host. */
 export interface RequestContext {
   readonly served: { readonly system: System; readonly memory: PhysicalMemory };
   readonly files: ReadonlyMap<number, OpenFile>;
+  /** Those of them that are readable at times only. */
+  readonly queues: ReadonlySet<OpenFile>;
   readonly replies: Replies;
+  readonly windows: Windows;
   readonly onCall: ((call: Call) => void) | undefined;
   onBug(error: unknown): void;
   /** A descriptor of the file was closed; if it was the last one, the file is to be released now. */
   checkEnd(openFile: OpenFile): void;
+  /** Pages that count as locked (`which` 0) or pinned (1) of a client; negative if no process with this id is one. */
+  accountOf(pid: number, which: number): number;
   /** A call made a file that its client is to fetch: the token that names it. */
   install(connection: Connection, client: ClientProcess): number;
 }
@@ -67,6 +76,9 @@ export class Requests {
       case wire.OP_CHANGING:
         client.memory.keep(argument, number);
         replies.send(connection, 0);
+        return wire.Request.size + length;
+      case wire.OP_ACCOUNT:
+        replies.send(connection, this.host.accountOf(argument, number));
         return wire.Request.size + length;
       case wire.OP_MOVED:
         client.memory.move(argument, number, wire.wide(view, at + offsets.position));
@@ -100,10 +112,21 @@ export class Requests {
         );
         break;
       }
-      case wire.OP_MMAP:
-        // No file can be mapped: the regions of a device refuse it, what is no device has no mmap at all.
-        replies.send(connection, openFile.file.seekable ? -EINVAL : -ENODEV);
+      case wire.OP_MMAP: {
+        const request = {
+          offset: BigInt(wire.wide(view, at + offsets.position)),
+          length: BigInt(Math.ceil(argument / PAGE_SIZE) * PAGE_SIZE),
+          shared: (view.getUint32(at + offsets.number + 4, true) & MAP_SHARED) !== 0,
+          executable: (view.getUint32(at + offsets.number, true) & PROT_EXEC) !== 0,
+        };
+        this.finish(
+          connection,
+          client,
+          openFile,
+          attempt(() => this.mmap(connection, client, openFile, request)),
+        );
         break;
+      }
       case wire.OP_CLOSED:
         this.host.checkEnd(openFile);
         replies.send(connection, 0);
@@ -135,6 +158,7 @@ export class Requests {
     let blocked = false;
     let done = false;
     connection.isCalling = true;
+    this.host.windows.collect();
     if (length > 0) space.openWindow(argument, bytes, payload, length);
     this.start(
       file.label,
@@ -159,11 +183,22 @@ export class Requests {
         }
         this.finish(connection, client, openFile, outcome, dirty);
       },
+      client,
     );
     if (!done) {
       blocked = true;
       space.flushWindow();
     }
+  }
+
+  /** The number of the window that the shim may map now. */
+  private mmap(connection: Connection, client: ClientProcess, { file }: OpenFile, request: MmapRequest): number {
+    if (file.mmap === undefined) {
+      // The regions of a device refuse it, what is no device has no mmap at all.
+      return refuse(file.seekable ? EINVAL : ENODEV, () => `${file.label} cannot be mapped`);
+    }
+    this.host.windows.collect();
+    return this.host.windows.show(file, file.mmap(client, request), connection);
   }
 
   private read(
@@ -174,12 +209,14 @@ export class Requests {
     address: number,
     position: number | undefined,
   ): void {
-    const isInline = count <= wire.PAYLOAD_MAX;
-    const into = new Uint8Array(Math.min(count, TRANSFER_MAX));
+    const isDirect = openFile.file.readInto !== undefined;
+    const isInline = !isDirect && count <= wire.PAYLOAD_MAX;
+    const into = new Uint8Array(isDirect ? 0 : Math.min(count, TRANSFER_MAX));
     const start = this.host.onCall === undefined ? 0 : performance.now();
     this.start(
       `read ${openFile.file.label}`,
       function* (): Task<number> {
+        if (isDirect) return yield* openFile.readInto(client, position, address, count);
         if (!isInline) client.memory.checkWritable(address, into.length);
         const size = yield* openFile.read(client, position, into);
         if (!isInline) client.memory.write(address, into.subarray(0, size));
@@ -204,12 +241,14 @@ export class Requests {
     position: number | undefined,
     payload: Uint8Array,
   ): void {
-    const isInline = count <= wire.PAYLOAD_MAX;
-    const from = isInline ? payload : new Uint8Array(Math.min(count, TRANSFER_MAX));
+    const isDirect = openFile.file.writeFrom !== undefined;
+    const isInline = !isDirect && count <= wire.PAYLOAD_MAX;
+    const from = isInline || isDirect ? payload : new Uint8Array(Math.min(count, TRANSFER_MAX));
     const start = this.host.onCall === undefined ? 0 : performance.now();
     this.start(
       `write ${openFile.file.label}`,
       function* (): Task<number> {
+        if (isDirect) return yield* openFile.writeFrom(client, position, address, count);
         if (isInline && from.length < count) refuse(EFAULT, () => `the ${count} bytes to write cannot be read`);
         if (!isInline) client.memory.read(address, from);
         return yield* openFile.write(client, position, from);
@@ -223,10 +262,15 @@ export class Requests {
   }
 
   /** Runs a task until it ends or blocks. */
-  start<T>(name: string, code: () => Task<T>, done: (outcome: Outcome<T>) => void = () => undefined): void {
+  start<T>(
+    name: string,
+    code: () => Task<T>,
+    done: (outcome: Outcome<T>) => void = () => undefined,
+    client?: ClientProcess,
+  ): void {
     const { tasks } = this.host.served.system;
     try {
-      tasks.spawn(name, code(), done);
+      tasks.spawn(name, code(), done).client = client;
       tasks.drain();
     } catch (error) {
       this.host.onBug(error);
@@ -254,13 +298,23 @@ export class Requests {
     const drain = openFile.lowerIfDrained() ? wire.REPLY_DRAIN : 0;
     const { installation } = client;
     if (installation === undefined) {
-      this.host.replies.send(connection, result, length, drain);
+      const lowered = this.otherDrained(client);
+      if (lowered === undefined) this.host.replies.send(connection, result, length, drain);
+      else this.host.replies.send(connection, result, length, drain | wire.REPLY_LOWER, lowered.inode);
       return;
     }
     const token = result < 0 ? 0 : this.host.install(connection, client);
     client.installation = undefined;
     const install = result < 0 ? 0 : wire.REPLY_INSTALL;
     this.host.replies.send(connection, result, length, drain | install, installation.address, token);
+  }
+
+  /** A file of this client that what it did to another made unreadable: it must be shown so by the reply. */
+  private otherDrained(client: ClientProcess): OpenFile | undefined {
+    for (const queue of this.host.queues) {
+      if (queue.raised && queue.connection.client === client && queue.lowerIfDrained()) return queue;
+    }
+    return undefined;
   }
 }
 

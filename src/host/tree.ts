@@ -34,6 +34,7 @@ const shared = new Set([
   "/",
   "/dev",
   "/dev/char",
+  "/proc",
   "/sys",
   "/sys/bus",
   "/sys/bus/platform",

@@ -1,4 +1,6 @@
 // Runs in a browser.
+import type { RequestPlace } from "../uapi/index.ts";
+
 /**
  * One call of a client on one of our files, from its arrival to its answer: what `--explain` and `--trace` tell of. The
  * host's calls have this shape.
@@ -22,4 +24,9 @@ export interface ClientCall {
   /** When it arrived, and how long it took until its answer, in milliseconds. */
   readonly start: number;
   readonly duration: number;
+}
+
+/** On what kind of file it was made: those of VFIO devices are labelled `vfio0 (0000:00:01.0)`. */
+export function placeOf({ file }: ClientCall): RequestPlace {
+  return /^vfio\d/.test(file) ? "device" : "container";
 }

@@ -1,7 +1,7 @@
 // Runs in a browser.
 import { errnoName } from "../runtime/index.ts";
 import { requestName } from "../uapi/index.ts";
-import type { ClientCall } from "./call.ts";
+import { type ClientCall, placeOf } from "./call.ts";
 
 /**
  * Why a call was refused, in one line: `IOAS_MAP: EEXIST: 0x101000-0x101fff overlaps the area … of IOAS 2`.
@@ -13,9 +13,10 @@ export function explainCall(call: ClientCall): string | undefined {
 }
 
 /** What people call it: `IOAS_MAP`, `VFIO_DEVICE_ATTACH`; `ioctl 0x3b7f` if nobody knows it; `read of /dev/iommu`. */
-export function callName({ kind, request, file }: ClientCall): string {
+export function callName(call: ClientCall): string {
+  const { kind, request, file } = call;
   if (kind !== "ioctl") return `${kind} of ${file}`;
-  return requestName(request) ?? `ioctl 0x${request.toString(16)} of ${file}`;
+  return requestName(request, placeOf(call), call.before) ?? `ioctl 0x${request.toString(16)} of ${file}`;
 }
 
 /** `DMA fault: …`, from the explanation that the IOMMU's model gives. */

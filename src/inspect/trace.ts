@@ -8,7 +8,7 @@
 import type { XStatic } from "typebox/schema";
 import { errnoName } from "../runtime/index.ts";
 import { decodeRequest, requestName } from "../uapi/index.ts";
-import type { ClientCall } from "./call.ts";
+import { type ClientCall, placeOf } from "./call.ts";
 
 export const traceSchema = {
   $schema: "http://json-schema.org/draft-07/schema#",
@@ -53,7 +53,7 @@ export function traceLine(call: ClientCall, origin: number): string {
     time: rounded((call.start - origin) / 1000, 6),
     pid: call.process.pid,
     file: call.file,
-    call: kind === "ioctl" ? (requestName(request) ?? kind) : kind,
+    call: kind === "ioctl" ? (requestName(request, placeOf(call), call.before) ?? kind) : kind,
     arguments: given,
     ...(Object.keys(changed).length > 0 && { answer: changed }),
     result,
@@ -66,10 +66,11 @@ export function traceLine(call: ClientCall, origin: number): string {
 type Values = Readonly<Record<string, unknown>>;
 
 /** The fields of an ioctl's struct as they were given, and those that the call changed. */
-function decode({ request, before, after }: ClientCall): { given: Values; changed: Values } {
-  const given = decodeRequest(request, told(before));
+function decode(call: ClientCall): { given: Values; changed: Values } {
+  const { request, before, after } = call;
+  const given = decodeRequest(request, told(before), placeOf(call));
   if (!given) return { given: { request: `0x${request.toString(16)}` }, changed: {} };
-  const answered = after.length === 0 ? given : (decodeRequest(request, told(after)) ?? given);
+  const answered = after.length === 0 ? given : (decodeRequest(request, told(after), placeOf(call)) ?? given);
   const changed = Object.entries(answered).filter(([name, value]) => value !== given[name]);
   return { given, changed: Object.fromEntries(changed) };
 }

@@ -27,6 +27,7 @@ function wishedType(group: Group): DefaultDomainType | undefined {
 /** A new default domain for the group: as its members wish, else as the machine says; where that cannot be had, `dma`. */
 export function* allocateDefaultDomain(group: Group, machineWide: DefaultDomainType): Task<Domain> {
   group.system.failures.point("iommu.default-domain.allocate");
+  if (group.driver.defaultDomain !== undefined) return group.driver.defaultDomain;
   const wish = wishedType(group);
   if (wish !== undefined) return yield* allocate(group, wish);
   try {

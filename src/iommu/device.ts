@@ -1,7 +1,12 @@
 // Runs in a browser.
 import { EXTENDED_PASID, type PciFunction } from "../pci/index.ts";
 import type { IommuInstance } from "./driver.ts";
+import type { DeviceFaults } from "./faults.ts";
 import type { Group } from "./group.ts";
+
+/** Bits of the control register of a PASID capability: execute permission enabled, privileged mode enabled. */
+export const PASID_CONTROL_EXECUTE = 2;
+export const PASID_CONTROL_PRIVILEGED = 4;
 
 /** What the firmware says of a device's way to an IOMMU (Linux's fwspec): whose input it is, and under which stream ids. */
 export interface FirmwareSpec {
@@ -10,7 +15,7 @@ export interface FirmwareSpec {
   readonly streamIds: readonly number[];
   /** The device may be stalled on a fault. */
   readonly canStall?: boolean;
-  /** Width of the PASIDs that a device without a PCI PASID capability can use. */
+  /** Width of the PASIDs that a device without a PCI PASID capability can use; 0 bits are one PASID, which stands for none. */
   readonly pasidBits?: number;
 }
 
@@ -23,6 +28,8 @@ export interface DeviceIommu {
   data: unknown;
   /** Has direct regions that must stay mapped: never blocked, never owned by a user. */
   requireDirect: boolean;
+  /** While it may report page requests. */
+  faults?: DeviceFaults | undefined;
 }
 
 /** A device that masters the bus, as the core sees it. */
@@ -54,5 +61,17 @@ export class Device {
     const capability = this.pci?.extendedCapability(EXTENDED_PASID);
     if (capability === undefined) return this.firmware?.pasidBits ?? 0;
     return this.pci!.readConfig(capability + 5, 1) & 0x1f;
+  }
+
+  /** How many PASIDs that makes, the one included that stands for none; 0 without. A firmware may say that 0 bits are used. */
+  get pasids(): number {
+    const bits = this.pasidBits;
+    return bits === 0 && this.firmware?.pasidBits !== 0 ? 0 : 2 ** bits;
+  }
+
+  /** The control register of its PASID capability; 0 without. */
+  get pasidControl(): number {
+    const capability = this.pci?.extendedCapability(EXTENDED_PASID);
+    return capability === undefined ? 0 : this.pci!.readConfig(capability + 6, 2);
   }
 }

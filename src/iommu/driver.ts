@@ -8,7 +8,9 @@
 import type { Task } from "../runtime/index.ts";
 import type { IommuCore } from "./core.ts";
 import type { Device } from "./device.ts";
+import type { PageRequest, PageRequestHandler, ResponseCode } from "./faults.ts";
 import type { Group } from "./group.ts";
+import type { NestedDomain, Viommu, ViommuServices } from "./nesting.ts";
 
 export { PROT_CACHE, PROT_MMIO, PROT_NOEXEC, PROT_PRIV, PROT_READ, PROT_WRITE } from "../pagetable/index.ts";
 
@@ -27,10 +29,16 @@ export const ALLOC_NEST_PARENT = 1;
 export const ALLOC_DIRTY_TRACKING = 2;
 export const ALLOC_PASID = 8;
 
-/** Driver data of a HWPT_ALLOC: its type (never NONE) and its bytes. */
+/** Driver data of a HWPT_ALLOC or a VIOMMU_ALLOC, in the client's memory: look at type and length first. */
 export interface UserData {
+  /** Never NONE. */
   readonly type: number;
+  /** Bytes; at least 1. */
+  readonly length: number;
+  /** All of them, read now. Refusals: EFAULT; E2BIG for more than any driver has. */
   readonly bytes: Uint8Array;
+  /** Gives the client an answer in the same place, as much of it as there is room for. Refusal EFAULT. */
+  write(answer: Uint8Array): void;
 }
 
 export interface ReservedRegion {
@@ -62,6 +70,8 @@ export abstract class Domain {
   abstract readonly type: DomainType;
   /** The driver that made it; undefined for a driver's static blocked or identity domain. */
   abstract readonly owner: IommuDriver | undefined;
+  /** Takes the page requests of what is attached to it; set by whoever allocated the domain, before any attach. */
+  pageRequestHandler?: PageRequestHandler;
 
   /** Lets the device's own traffic (RID) translate through this domain, from `old`. On a Refusal nothing has changed. */
   abstract attachDevice(device: Device, old: Domain | undefined): Task<void>;
@@ -69,6 +79,16 @@ export abstract class Domain {
   setDevicePasid?(device: Device, pasid: number, old: Domain | undefined): Task<void>;
   /** Gives everything back. Only when no device uses it. Cannot fail. */
   abstract free(): void;
+}
+
+/** Where dirty leaves are told: each part that is dirty, inside the range that was asked for. */
+export interface DirtyReader {
+  /** Leaves that are told become clean, whole ones, also what of them is outside the range. */
+  readonly clear: boolean;
+  /** `size` in bytes. */
+  report(iova: bigint, size: number): void;
+  /** Gets the range of what became clean: {@link PagingDomain.sync} lets the hardware notice the next write. */
+  readonly gather: UnmapGather;
 }
 
 /** A domain with a page table that software writes. */
@@ -85,6 +105,10 @@ export abstract class PagingDomain extends Domain {
   abstract sync(gather: UnmapGather): Task<void>;
   /** The physical address of an IOVA, or undefined. Software only: it asks the table, not the hardware. */
   abstract translate(iova: bigint): number | undefined;
+  /** Lets the hardware mark what it writes to, or ends that. Only on domains made with ALLOC_DIRTY_TRACKING. */
+  setDirtyTracking?(on: boolean): Task<void>;
+  /** Tells what was written to in a range, ascending; holes are skipped. Also while tracking is off: what is still marked. */
+  readDirty?(iova: bigint, size: number, reader: DirtyReader): Task<void>;
 }
 
 /** One IOMMU in the machine, as its driver registered it. */
@@ -102,8 +126,12 @@ export interface IommuDriver {
   /** Static domains: one for all devices, never freed. */
   readonly blockedDomain?: Domain;
   readonly identityDomain?: Domain;
+  /** Where groups are while nobody owns them, whatever the machine says; one of the static domains. */
+  readonly defaultDomain?: Domain;
   /** Where a device is left when it is released; where it was, if undefined. */
   readonly releaseDomain?: Domain;
+  /** PASIDs are found in tables of the guest, below a nested domain: see faults.ts. */
+  readonly userPasidTables?: boolean;
 
   /** Takes a device under the instance's care; its data goes to `device.iommu.data`. */
   probeDevice(device: Device, instance: IommuInstance): Task<void>;
@@ -122,6 +150,23 @@ export interface IommuDriver {
   reservedRegions(device: Device): ReservedRegion[];
   /** GET_HW_INFO: `requested` is the type asked for, 0 for the driver's own. Refusal EOPNOTSUPP if it has no such type. */
   hardwareInfo?(device: Device, requested: number): { readonly type: number; readonly bytes: Uint8Array };
+  /**
+   * A nested domain for `device` on `parent`, one of this driver's made with ALLOC_NEST_PARENT. `flags` are ALLOC_PASID at
+   * most. Refusals: the driver's own.
+   */
+  allocateNested?(device: Device, parent: PagingDomain, flags: number, data: UserData): Task<NestedDomain>;
+  /** True if {@link allocateViommu} knows this type. */
+  supportsViommu?(device: Device, type: number): boolean;
+  /** The part of the device's IOMMU that a guest is to see, on `parent` as above. Refusals: the driver's own. */
+  allocateViommu?(
+    device: Device,
+    parent: PagingDomain,
+    type: number,
+    data: UserData | undefined,
+    services: ViommuServices,
+  ): Task<Viommu>;
+  /** Tells the device the answer to the group that `request` completed. Cannot fail. */
+  pageResponse?(device: Device, request: PageRequest, code: ResponseCode): Task<void>;
 }
 
 /** True if `domain` fits devices of `driver`: one that it made, or one of its static ones (reference 2.1). */

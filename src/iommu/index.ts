@@ -1,9 +1,17 @@
 // Runs in a browser.
 export { IommuCore, type IommuCoreOptions } from "./core.ts";
 export type { DefaultDomainType } from "./default-domain.ts";
-export { Device, type DeviceIommu, type FirmwareSpec } from "./device.ts";
+export {
+  Device,
+  type DeviceIommu,
+  type FirmwareSpec,
+  PASID_CONTROL_EXECUTE,
+  PASID_CONTROL_PRIVILEGED,
+} from "./device.ts";
 export * from "./driver.ts";
+export * from "./faults.ts";
 export { Group, groupOf, NO_PASID } from "./group.ts";
 export { pciDeviceGroup, singleDeviceGroup } from "./grouping.ts";
+export * from "./nesting.ts";
 export { attachPasid, detachPasid, replacePasid } from "./pasid.ts";
 export { groupNodes } from "./sysfs.ts";

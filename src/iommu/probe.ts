@@ -84,8 +84,7 @@ const groupReference: Step = {
     const group = instance.driver.deviceGroup(device, core);
     group.references.get(device);
     device.group = group;
-    const { pasidBits } = device;
-    device.iommu!.maxPasids = pasidBits === 0 ? 0 : Math.min(2 ** pasidBits, instance.maxPasids);
+    device.iommu!.maxPasids = Math.min(device.pasids, instance.maxPasids);
   },
   *undo() {},
 };

@@ -44,6 +44,14 @@ export class Area {
   state: AreaState = "building";
   /** True while it holds its pages pinned: exactly while it is in a domain. */
   pinned = false;
+  /** Pins that accesses hold in it: while there are any, it stays. */
+  accessPins = 0;
+  /** Its accesses were told that it goes: no new pin, no read or write through it. */
+  refusesAccess = false;
+  /** Hardware queues that lie in it: while there are any, nobody may unmap it. */
+  locks = 0;
+  /** Its dma-buf was taken back: it is in no domain, and comes into none. */
+  withdrawn = false;
   /** Its place among the occupied IOVAs. */
   interval: Interval<Occupant> | undefined;
 

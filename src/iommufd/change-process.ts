@@ -14,7 +14,8 @@ export function changeProcess({ context, command, process }: CallOf<"IOAS_CHANGE
     if (area.state === "building") refuse(EBUSY, () => `${area.label} is being built in another call`);
   const sets = new Set<PageSet>();
   for (const { label, pages } of areas) {
-    if (!pages.source.isFile) refuse(EINVAL, () => `${label} shows ${pages.source.label}: only files can change hands`);
+    if (pages.source.kind !== "file")
+      refuse(EINVAL, () => `${label} shows ${pages.source.label}: only files can change hands`);
     sets.add(pages);
   }
   const mode = accountModeOf(process, context.perProcessAccounting);

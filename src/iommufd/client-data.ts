@@ -31,4 +31,8 @@ export class ClientData implements UserData {
     this.process.memory.read(this.address, bytes);
     return bytes;
   }
+
+  write(answer: Uint8Array): void {
+    this.process.memory.write(this.address, answer.subarray(0, this.length));
+  }
 }

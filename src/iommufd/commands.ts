@@ -1,13 +1,17 @@
 // Runs in a browser.
-import { type CommandName, type CommandRow, iommufdCommands } from "../uapi/index.ts";
+import { type CommandName, type CommandRow, defineStruct, iommufdCommands, u32 } from "../uapi/index.ts";
 import type { Call, CallOf, Handler } from "./call.ts";
 import { changeProcess } from "./change-process.ts";
+import { hwptGetDirtyBitmap, hwptSetDirtyTracking } from "./dirty-commands.ts";
+import type { ExtensionCommand } from "./extension.ts";
 import { getHwInfo } from "./hw-info.ts";
-import { hwptAlloc, hwptGetDirtyBitmap, hwptInvalidate, hwptSetDirtyTracking } from "./hwpt-commands.ts";
+import { hwptAlloc } from "./hwpt-commands.ts";
+import { hwptInvalidate } from "./invalidate.ts";
 import { ioasAlloc, ioasAllowIovas, ioasIovaRanges, vfioIoas } from "./ioas-commands.ts";
 import { ioasCopy, ioasMap, ioasMapFile, ioasUnmap } from "./map-commands.ts";
 import { option } from "./option.ts";
-import { faultQueueAlloc, hwQueueAlloc, vdeviceAlloc, veventqAlloc, viommuAlloc } from "./queue-commands.ts";
+import { faultQueueAlloc, veventqAlloc } from "./queue-commands.ts";
+import { hwQueueAlloc, vdeviceAlloc, viommuAlloc } from "./viommu-commands.ts";
 
 /** Who executes each command. */
 const handlers: { readonly [N in CommandName]: Handler<N> } = {
@@ -42,7 +46,9 @@ export interface Entry {
   readonly row: Pick<CommandRow, "number" | "name" | "minimum"> & {
     readonly struct: { new (): AnyCommand; readonly size: number };
   };
-  readonly execute: (call: Call<AnyCommand>) => ReturnType<Handler<CommandName>>;
+  readonly execute: (
+    call: Call<AnyCommand>,
+  ) => ReturnType<Handler<CommandName>> | ReturnType<ExtensionCommand["execute"]>;
 }
 
 /** By the low 8 bits of the ioctl number. */
@@ -52,3 +58,12 @@ export const entries: ReadonlyMap<number, Entry> = new Map(
     { row: row as Entry["row"], execute: handlers[name as CommandName] as Entry["execute"] },
   ]),
 );
+
+/** The low 8 bits of the last command. */
+export const LAST_NUMBER: number = Math.max(...entries.keys());
+
+/** Of a number behind the last command but within the table: no request has its number. */
+export const unused: Entry = {
+  row: { number: -1, name: "an unused number", minimum: 0, struct: defineStruct("unused", { size: u32 }) },
+  execute: () => undefined,
+};

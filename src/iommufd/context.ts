@@ -6,31 +6,44 @@
  * domain of the core; a bound *device* is attached to HWPTs, its own traffic (RID) and each PASID apart; an *igroup* is
  * what the devices of one group are attached to.
  *
+ * A guest's tables are a *nested* HWPT on a parent; what a guest sees of an IOMMU is a *viommu*, of a device a *vdevice*.
+ * An *access* reaches mapped memory without an IOMMU. Page requests wait for user space in a *fault queue*, events for a
+ * guest in an *event queue* of its viommu: both are objects and files.
+ *
  * Where things live: `objects.ts` knows ids and lifetimes, `iova-space.ts` what is mapped where, `page-set.ts` which memory
  * is pinned, `igroup.ts` who is attached to what, `device.ts` how a device finds its HWPT. Each `…-commands.ts` checks what
  * a client asks, in Linux's order, and calls these. Rows and layouts of all commands are in uapi/iommufd.ts, who executes
- * each in `commands.ts`.
+ * each in `commands.ts`; others add commands by `extension.ts`.
  *
  * Always true: a client finds an object only when nothing of it can fail any more; destroying never fails; a call that
  * fails leaves everything as it was, except that an UNMAP keeps what it removed before its error, and a mapping stays if
  * only its result could not be written.
  *
- * Lock order: IOAS mutex → igroup lock → group mutex; IOAS mutex → domains lock (iova-space.ts).
+ * Lock order: IOAS mutex → igroup lock → group mutex; IOAS mutex or access mutex → domains lock (iova-space.ts). What others
+ * give to be called (unmap of an access) is called with none of these.
  */
 import type { Device, Group, IommuCore } from "../iommu/index.ts";
-import { accountModeOf, type File, type PhysicalMemory, type Process } from "../memory/index.ts";
-import { ENOTTY, type Holder, RefCount, refuse, type System, type Task } from "../runtime/index.ts";
+import {
+  accountModeOf,
+  type File,
+  type FileWindow,
+  type MmapRequest,
+  type PhysicalMemory,
+  type Process,
+} from "../memory/index.ts";
+import { type Holder, RefCount, type System, type Task } from "../runtime/index.ts";
 import { copyIn } from "../uapi/index.ts";
+import { Access, type AccessUser } from "./access.ts";
 import { Call } from "./call.ts";
-import { type AnyCommand, entries } from "./commands.ts";
+import { type AnyCommand, type Entry, entries, LAST_NUMBER, unused } from "./commands.ts";
+import { containerIoctl } from "./container.ts";
 import { bindDevice, type DeviceUser, type IommufdDevice } from "./device.ts";
+import type { IommufdExtension } from "./extension.ts";
 import { IGroup } from "./igroup.ts";
 import type { Ioas } from "./ioas.ts";
+import { MmapWindows } from "./mmap-windows.ts";
 import { ObjectTable } from "./objects.ts";
 import { PageSet, type PageSource } from "./page-set.ts";
-
-/** iommufd's ioctls have these low 8 bits and up; below are those of VFIO containers. */
-const FIRST_NUMBER = 0x80;
 
 export interface IommufdOptions {
   readonly memory: PhysicalMemory;
@@ -42,6 +55,8 @@ export interface IommufdOptions {
   readonly interruptsIsolated?: (device: Device) => boolean;
   /** Module parameter allow_unsafe_interrupts. */
   readonly allowUnsafeInterrupts?: boolean;
+  /** Commands besides iommufd's own, such as those of a test interface. */
+  readonly extension?: IommufdExtension;
 }
 
 export class IommufdContext implements File {
@@ -57,10 +72,12 @@ export class IommufdContext implements File {
   perProcessAccounting: boolean;
   /** What the VFIO container ioctls work on. */
   compatIoas: Ioas | undefined;
+  /** What a client can map of the file. */
+  readonly windows: MmapWindows = new MmapWindows();
   private readonly options: IommufdOptions;
   /** By number, views of structs that no call uses: making one costs as much as a small command. */
   private readonly spareViews: AnyCommand[][] = [];
-  /** The open file, and every bound device: with the last the context goes. */
+  /** Its open file, those of its queues, every device that is bound and every access: with the last the context goes. */
   private readonly holders: RefCount;
 
   constructor(system: System, core: IommuCore, options: IommufdOptions) {
@@ -76,16 +93,17 @@ export class IommufdContext implements File {
   }
 
   *ioctl(process: Process, request: number, argument: number): Task<number> {
-    const entry = entries.get(request % 256);
-    if (entry === undefined) return this.containerIoctl(request);
+    const entry = entries.get(request % 256) ?? this.extensionOf(request);
+    if (entry === undefined) return yield* containerIoctl(this, process, request, argument);
     const { row, execute } = entry;
     const spare = (this.spareViews[request % 256] ??= []);
     const command = spare.pop() ?? new row.struct();
     try {
       const given = copyIn(process.memory, argument, request, row, command.$bytes);
-      const task = execute(new Call(this, process, command, argument, given));
-      if (task !== undefined) yield* task;
-      return 0;
+      const outcome = execute(new Call(this, process, command, argument, given));
+      if (outcome === undefined) return 0;
+      const value: unknown = typeof outcome === "number" ? outcome : yield* outcome;
+      return typeof value === "number" ? value : 0;
     } finally {
       spare.push(command);
     }
@@ -94,6 +112,16 @@ export class IommufdContext implements File {
   /** The last descriptor is closed. Bound devices keep the context until they are unbound. */
   *release(): Task<void> {
     yield* this.drop("its file");
+  }
+
+  /** A window that a driver published for this file. EINVAL, EPERM, ENXIO: see {@link MmapWindows.map}. */
+  mmap(_process: Process, request: MmapRequest): FileWindow {
+    return this.windows.map(request);
+  }
+
+  /** For somebody who reaches mapped memory without an IOMMU; it keeps the context until its `destroyByUser`. */
+  createAccess(user: AccessUser, { pins }: { readonly pins: boolean }): Access {
+    return this.objects.create((id) => new Access(id, this, user, { pins, holdsContext: true }));
   }
 
   /** Binds a device for somebody who hands devices to user space: see {@link bindDevice}. */
@@ -144,17 +172,18 @@ export class IommufdContext implements File {
     if (igroup.devices.size === 0) this.igroups.delete(igroup.group);
   }
 
-  interruptsAreSafe(device: Device): boolean {
-    return (this.options.allowUnsafeInterrupts ?? false) || (this.options.interruptsIsolated?.(device) ?? true);
+  /** A command of the extension; numbers between iommufd's and the extension's last name none, but look for their size. */
+  private extensionOf(request: number): Entry | undefined {
+    const { extension } = this.options;
+    if (extension === undefined) return undefined;
+    const nr = request % 256;
+    const last = Math.max(...extension.commands.map(({ row }) => row.number % 256));
+    return nr > LAST_NUMBER && nr <= last
+      ? (extension.commands.find(({ row }) => row.number % 256 === nr) ?? unused)
+      : undefined;
   }
 
-  /** Numbers that are no command of iommufd (reference 3.1, step 1). */
-  private containerIoctl(request: number): never {
-    const nr = request % 256;
-    refuse(ENOTTY, () =>
-      nr < FIRST_NUMBER
-        ? `0x${request.toString(16)} is no ioctl of iommufd`
-        : `0x${request.toString(16)} is behind the last ioctl of iommufd`,
-    );
+  interruptsAreSafe(device: Device): boolean {
+    return (this.options.allowUnsafeInterrupts ?? false) || (this.options.interruptsIsolated?.(device) ?? true);
   }
 }

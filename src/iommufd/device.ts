@@ -11,10 +11,13 @@ import { abandonPagingHwpt, buildPagingHwpt, Hwpt, type PagingHwpt } from "./hwp
 import type { FormerUsers, IGroup } from "./igroup.ts";
 import { Ioas } from "./ioas.ts";
 import { IommufdObject } from "./objects.ts";
+import type { Vdevice } from "./vdevice.ts";
 
 /** Who binds a device: named where the device cannot be destroyed. */
 export interface DeviceUser {
   readonly label: string;
+  /** It is an object of the context itself: then the device does not keep the context. */
+  readonly insideContext?: boolean;
 }
 
 /** A device bound to a context. */
@@ -24,6 +27,10 @@ export class IommufdDevice extends IommufdObject {
   readonly context: IommufdContext;
   readonly device: Device;
   readonly igroup: IGroup;
+  /** How a guest sees it, if one does. */
+  vdevice: Vdevice | undefined;
+  /** Being unbound: nothing new is made for it. */
+  isLeaving = false;
   private readonly user: DeviceUser;
   /** The process that bound it: attaching may pin memory in its name. */
   private readonly process: Process;
@@ -66,13 +73,22 @@ export class IommufdDevice extends IommufdObject {
     if (former !== undefined) yield* this.dismiss(former);
   }
 
-  /** Detaches all and gives the device back to the core; the object is gone. Cannot fail. */
+  /**
+   * Detaches all and gives the device back to the core; the object is gone. What a guest saw of it goes too, but keeps its
+   * id: nobody is to find something else there. Cannot fail.
+   */
   *unbind(): Task<void> {
     const { context, igroup } = this;
+    this.isLeaving = true;
     for (const pasid of igroup.pasidsOf(this).sort((a, b) => b - a)) yield* this.detach(pasid);
+    // What is being made of it right now is complete, or given up, when the lock is free.
+    yield* igroup.lock.take();
+    const { vdevice } = this;
+    igroup.lock.release();
+    if (vdevice !== undefined) yield* context.objects.bury(vdevice);
     this.users.put(this.user);
     yield* context.objects.remove(this);
-    yield* context.drop(this);
+    if (!this.user.insideContext) yield* context.drop(this);
   }
 
   *destroy(): Task<void> {
@@ -232,7 +248,7 @@ export function* bindDevice(
   const bound = new IommufdDevice(id, context, process, device, igroup, user);
   igroup.devices.add(bound);
   bound.users.get(user);
-  context.hold(bound);
+  if (!user.insideContext) context.hold(bound);
   context.objects.publish(bound);
   bound.tell("iommufd.device.bind", {});
   return bound;

@@ -1,11 +1,14 @@
 // Runs in a browser.
 /** GET_HW_INFO (reference 3.10). */
 
+import { type Device, PASID_CONTROL_EXECUTE, PASID_CONTROL_PRIVILEGED } from "../iommu/index.ts";
 import type { AddressSpace } from "../memory/index.ts";
 import { EOPNOTSUPP, refuse } from "../runtime/index.ts";
 import {
   HW_CAP_DIRTY_TRACKING,
   HW_CAP_PCI_ATS_NOT_SUPPORTED,
+  HW_CAP_PCI_PASID_EXEC,
+  HW_CAP_PCI_PASID_PRIV,
   HW_INFO_FLAG_INPUT_TYPE,
   HW_INFO_TYPE_NONE,
 } from "../uapi/index.ts";
@@ -32,9 +35,18 @@ export function getHwInfo(call: CallOf<"GET_HW_INFO">): undefined {
   command.out_max_pasid_log2 = maxPasids > 0 ? Math.floor(Math.log2(maxPasids)) : 0;
   command.out_capabilities = BigInt(
     (driver.capable(device, "dirty-tracking") ? HW_CAP_DIRTY_TRACKING : 0) |
+      (maxPasids > 0 ? pasidRights(device) : 0) |
       (driver.capable(device, "pci-ats") ? 0 : HW_CAP_PCI_ATS_NOT_SUPPORTED),
   );
   call.respond();
+}
+
+/** What requests with a PASID may ask for, as it is enabled in the device's PASID capability. */
+function pasidRights({ pasidControl }: Device): number {
+  return (
+    ((pasidControl & PASID_CONTROL_EXECUTE) !== 0 ? HW_CAP_PCI_PASID_EXEC : 0) |
+    ((pasidControl & PASID_CONTROL_PRIVILEGED) !== 0 ? HW_CAP_PCI_PASID_PRIV : 0)
+  );
 }
 
 /** As many of the bytes as there is room for, and zeros in the rest of it. */

@@ -11,6 +11,7 @@ import {
 import type { ClientData } from "./client-data.ts";
 import type { IommufdContext } from "./context.ts";
 import type { IommufdDevice } from "./device.ts";
+import type { FaultQueue } from "./fault-queue.ts";
 import type { Ioas } from "./ioas.ts";
 import { IommufdObject } from "./objects.ts";
 
@@ -25,6 +26,25 @@ export abstract class Hwpt extends IommufdObject {
   abstract readonly pasidCompatible: boolean;
   /** Made by an attach to an IOAS, and gone with its last user. */
   abstract readonly automatic: boolean;
+  private faults: FaultQueue | undefined;
+
+  /** Where page requests of what is attached to it go; they are refused without one. */
+  get faultQueue(): FaultQueue | undefined {
+    return this.faults;
+  }
+
+  /** From now on page requests go to `queue`. Before anything is attached. */
+  useFaultQueue(queue: FaultQueue): void {
+    assert(this.faults === undefined, () => `${this.label} has a fault queue already`);
+    this.faults = queue;
+    queue.users.get(this);
+    this.domain.pageRequestHandler = (group) => queue.deliver(group);
+  }
+
+  protected leaveFaultQueue(): void {
+    this.faults?.users.put(this);
+    this.faults = undefined;
+  }
 }
 
 /**
@@ -95,6 +115,7 @@ export class PagingHwpt extends Hwpt {
     }
     this.domain.free();
     this.ioas.users.put(this);
+    this.leaveFaultQueue();
   }
 
   describe(): Record<string, unknown> {

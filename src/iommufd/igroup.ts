@@ -8,22 +8,24 @@
  *
  * Lock order: IOAS mutex → igroup lock → group mutex.
  */
-import { type Domain, type Group, NO_PASID } from "../iommu/index.ts";
+import { attachPasid, type Domain, detachPasid, type Group, NO_PASID, replacePasid } from "../iommu/index.ts";
 import { EBUSY, EINVAL, type Holder, Mutex, refuse, type System, type Task } from "../runtime/index.ts";
 import type { IommufdDevice } from "./device.ts";
 import type { Hwpt, PagingHwpt } from "./hwpt.ts";
 import type { IovaSpace } from "./iova-space.ts";
-import { attachPasid, detachPasid, replacePasid } from "./pasid.ts";
 
-/** What the core keeps for us of an attachment. */
+/** What the core keeps for us of an attachment: page requests of what is attached come with it. */
 export interface AttachHandle {
   readonly label: string;
+  /** The one that was attached first. */
+  readonly device: IommufdDevice;
   readonly hwpt: Hwpt;
   readonly domain: Domain;
 }
 
 interface Attachment {
   hwpt: Hwpt;
+  handle: AttachHandle;
   readonly devices: Map<IommufdDevice, Holder>;
 }
 
@@ -82,16 +84,16 @@ export class IGroup {
       if (attachment !== undefined) {
         this.enter(attachment, device, pasid);
       } else {
+        const handle = handleOf(device, hwpt);
         try {
           this.checkPasids(pasid, hwpt);
-          const handle = handleOf(hwpt);
           if (pasid === NO_PASID) yield* this.group.attach(hwpt.domain, handle);
           else yield* attachPasid(this.group, hwpt.domain, pasid, handle);
         } catch (error) {
           if (pasid === NO_PASID) spaceOf(hwpt).unreserve(device);
           throw error;
         }
-        const fresh = { hwpt, devices: new Map() };
+        const fresh = { hwpt, handle, devices: new Map() };
         this.attachments.set(pasid, fresh);
         this.enter(fresh, device, pasid);
       }
@@ -116,20 +118,22 @@ export class IGroup {
       const old = attachment.hwpt;
       if (old === hwpt) return undefined;
       const moves = pasid === NO_PASID && spaceOf(old) !== spaceOf(hwpt);
+      const handle = handleOf(device, hwpt);
       try {
         if (moves) for (const member of attachment.devices.keys()) reserveRegions(member, spaceOf(hwpt));
         this.checkPasids(pasid, hwpt);
-        const handle = handleOf(hwpt);
         if (pasid === NO_PASID) yield* this.group.replace(hwpt.domain, handle);
         else yield* replacePasid(this.group, hwpt.domain, pasid, handle);
       } catch (error) {
         if (moves) for (const member of attachment.devices.keys()) spaceOf(hwpt).unreserve(member);
         throw error;
       }
+      yield* answerLeft(attachment);
       if (moves) for (const member of attachment.devices.keys()) spaceOf(old).unreserve(member);
       const holders = [...attachment.devices.values()];
       for (const holder of holders) hwpt.users.get(holder);
       attachment.hwpt = hwpt;
+      attachment.handle = handle;
       device.tell("iommufd.device.replace", { pasid, old: old.id, hwpt: hwpt.id });
       return { hwpt: old, holders };
     } finally {
@@ -148,6 +152,7 @@ export class IGroup {
         this.attachments.delete(pasid);
         if (pasid === NO_PASID) yield* this.group.detach();
         else yield* detachPasid(this.group, pasid);
+        yield* answerLeft(attachment);
       }
       if (pasid === NO_PASID) spaceOf(attachment.hwpt).unreserve(device);
       device.users.put(holder);
@@ -189,8 +194,13 @@ function spaceOf(hwpt: Hwpt): IovaSpace {
   return hwpt.paging.ioas.space;
 }
 
-function handleOf(hwpt: Hwpt): AttachHandle {
-  return { label: hwpt.label, hwpt, domain: hwpt.domain };
+function handleOf(device: IommufdDevice, hwpt: Hwpt): AttachHandle {
+  return { label: hwpt.label, device, hwpt, domain: hwpt.domain };
+}
+
+/** No page request comes by the attachment any more: those that are not answered are (invariant 24). */
+function* answerLeft({ hwpt, handle }: Attachment): Task<void> {
+  if (hwpt.faultQueue !== undefined) yield* hwpt.faultQueue.discard(handle);
 }
 
 function withPasid(pasid: number): string {

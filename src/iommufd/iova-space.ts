@@ -17,16 +17,18 @@
  *
  * Lock order: IOAS mutex → domainsLock → whatever a driver takes in map, unmap and sync.
  */
-import { type PagingDomain, PROT_CACHE } from "../iommu/index.ts";
+import { newGather, type PagingDomain, PROT_CACHE } from "../iommu/index.ts";
 import { PAGE_SIZE, type Process } from "../memory/index.ts";
 import {
   assert,
   bigintOf,
   EADDRINUSE,
   EBUSY,
+  EDEADLK,
   EEXIST,
   EINVAL,
   ENOENT,
+  EOPNOTSUPP,
   EOVERFLOW,
   EPERM,
   type Interval,
@@ -67,12 +69,34 @@ export interface MapRequest {
   readonly caller: Process;
 }
 
+/** Where dirty pages are looked for. */
+export interface DirtyRange {
+  readonly start: bigint;
+  /** Inclusive. */
+  readonly last: bigint;
+  readonly contiguous: boolean;
+  readonly clear: boolean;
+}
+
+/** Somebody who reads, writes or pins what is mapped, without a domain (reference 3.13). */
+export interface SpaceUser {
+  readonly label: string;
+  /** It pins pages, so areas must be made of whole ones. */
+  readonly pins: boolean;
+  /** Mappings of the range are to go: it gives up what it has pinned of them. Called without locks. */
+  notifyUnmap(start: bigint, length: bigint): Task<void>;
+}
+
+/** How often users are asked to give up the same area. */
+const UNMAP_TRIES = 100;
+
 export class IovaSpace {
   /** Of the IOAS, for messages. */
   readonly label: string;
   private readonly system: System;
   private readonly domainsLock: RwLock;
   private readonly domains: PagingDomain[] = [];
+  private readonly users = new Set<SpaceUser>();
   private readonly occupied = new IntervalMap<Occupant>();
   private readonly reservations: Reservations = new Reservations(this.occupied);
   /** Joined, ascending. */
@@ -155,12 +179,18 @@ export class IovaSpace {
     return start;
   }
 
+  /** What is mapped at an IOVA, unless it is being built or torn down. */
+  areaAt(iova: bigint): Area | undefined {
+    const area = this.occupied.at(iova)?.value;
+    return area === undefined || area === RESERVED || area.state !== "ready" ? undefined : area;
+  }
+
   /** Parts of page sets that show at `start` … `last`. ENOENT where no ready area is. */
   slicesOf(start: bigint, last: bigint): Slice[] {
     const slices: Slice[] = [];
     for (let at = start; ; ) {
-      const area = this.occupied.at(at)?.value;
-      if (area === undefined || area === RESERVED || area.state !== "ready") {
+      const area = this.areaAt(at);
+      if (area === undefined) {
         return refuse(ENOENT, () => `nothing is mapped at 0x${at.toString(16)} of ${this.label}`);
       }
       if (area.last >= last) {
@@ -233,6 +263,7 @@ export class IovaSpace {
     const areas = slices.map((slice) => {
       const area = new Area(next, next + (slice.length - 1n), slice, prot | PROT_CACHE);
       area.interval = this.occupied.insert(area.start, area.last, area);
+      if (slice.pages.isRevocable) slice.pages.shownBy(area, this);
       next += slice.length;
       return area;
     });
@@ -241,7 +272,10 @@ export class IovaSpace {
   }
 
   private vacate(areas: readonly Area[]): void {
-    for (const area of areas) this.occupied.remove(area.interval!);
+    for (const area of areas) {
+      this.occupied.remove(area.interval!);
+      if (area.pages.isRevocable) area.pages.hiddenBy(area);
+    }
     this.areaCount -= areas.length;
   }
 
@@ -249,29 +283,46 @@ export class IovaSpace {
 
   /**
    * Removes the areas in `start` … `last`, lowest first; returns how many bytes they had. Refusals at the first area that
-   * is building or leaving (EBUSY) or reaches out of the range (ENOENT): those before it are gone.
+   * is building, leaving or locked (EBUSY), reaches out of the range (ENOENT), or stays pinned by an access though that was
+   * asked a hundred times (EDEADLK): those before it are gone, and `removed` says how many bytes that were.
    */
-  *unmap(start: bigint, last: bigint): Task<bigint> {
+  *unmap(start: bigint, last: bigint, removed: { bytes: bigint } = { bytes: 0n }): Task<bigint> {
+    let from = start;
+    for (let tries = 1; ; tries++) {
+      const pinned = yield* this.unmapUpToPinned(from, last, removed);
+      if (pinned === undefined) break;
+      if (pinned.start !== from) tries = 1;
+      from = pinned.start;
+      pinned.refusesAccess = true;
+      for (const user of [...this.users]) yield* user.notifyUnmap(pinned.start, pinned.last - pinned.start + 1n);
+      if (tries > UNMAP_TRIES) {
+        refuse(EDEADLK, () => `${pinned.label} of ${this.label} is still pinned after ${tries} requests to unpin it`);
+      }
+    }
+    if (this.system.events.on) this.system.events.emit({ kind: "iommufd.area.unmap", ioas: this.label, start, last });
+    return removed.bytes;
+  }
+
+  /** As {@link unmap}, up to the first area that an access has pinned: returns that. */
+  private *unmapUpToPinned(start: bigint, last: bigint, removed: { bytes: bigint }): Task<Area | undefined> {
     if (!this.domainsLock.tryTakeRead()) yield* this.domainsLock.takeRead();
-    let bytes = 0n;
     try {
       const leaving: Area[] = [];
-      const refusal = this.collectLeaving(start, last, leaving);
-      for (const area of leaving) bytes += area.length;
+      const end = this.collectLeaving(start, last, leaving);
+      for (const area of leaving) removed.bytes += area.length;
       if (leaving.length > 0) {
         yield* this.leaveDomains(leaving, this.domains);
         this.vacate(leaving);
       }
-      if (refusal !== undefined) throw refusal;
+      if (end instanceof Refusal) throw end;
+      return end;
     } finally {
       this.domainsLock.releaseRead();
     }
-    if (this.system.events.on) this.system.events.emit({ kind: "iommufd.area.unmap", ioas: this.label, start, last });
-    return bytes;
   }
 
-  /** Hides from lookups, into `leaving`, what is to go; the refusal at which that ended. */
-  private collectLeaving(start: bigint, last: bigint, leaving: Area[]): Refusal | undefined {
+  /** Hides from lookups, into `leaving`, what is to go; the refusal, or the area that is pinned, at which that ended. */
+  private collectLeaving(start: bigint, last: bigint, leaving: Area[]): Refusal | Area | undefined {
     let interval = this.occupied.firstIntersecting(start, last);
     for (; interval !== undefined && interval.start <= last; interval = this.occupied.next(interval)) {
       const area = interval.value;
@@ -279,13 +330,64 @@ export class IovaSpace {
       if (area.state !== "ready") {
         return new Refusal(EBUSY, () => `${area.label} of ${this.label} is ${area.state} in another call`);
       }
+      if (area.locks > 0) return new Refusal(EBUSY, () => `a hardware queue lies in ${area.label} of ${this.label}`);
       if (area.start < start || area.last > last) {
         return new Refusal(ENOENT, () => `${area.label} of ${this.label} is only partly in ${hexRange(start, last)}`);
       }
+      if (area.accessPins > 0) return area;
       area.state = "leaving";
       leaving.push(area);
     }
     return undefined;
+  }
+
+  // ---- Cut
+
+  /**
+   * Cuts areas in two, so that an area's last byte is at each of the IOVAs. Nothing where an area begins or ends there
+   * anyway. EBUSY: the area is building or leaving. EINVAL: a part would not have the alignment, or the area may be mapped
+   * by leaves that reach over the cut. Cuts before a refusal stay.
+   */
+  *cut(lasts: readonly bigint[]): Task<void> {
+    yield* this.domainsLock.takeWrite();
+    try {
+      for (const last of lasts) this.cutBehind(last);
+    } finally {
+      this.domainsLock.releaseWrite();
+    }
+  }
+
+  private cutBehind(last: bigint): void {
+    const area = this.occupied.at(last)?.value;
+    if (area === undefined || area === RESERVED || last === area.start || last === area.last) return;
+    if (area.state !== "ready" || area.refusesAccess) {
+      refuse(EBUSY, () => `${area.label} of ${this.label} is ${area.state} in another call`);
+    }
+    if (area.pages.isRevocable)
+      refuse(EOPNOTSUPP, () => `${area.label} shows ${area.pages.source.label}: no part can go`);
+    const slices = [area.slice(area.start, last), area.slice(last + 1n, area.last)] as const;
+    const alignment = this.currentAlignment;
+    if ((last + 1n) % alignment !== 0n || BigInt(slices[1].offset) % alignment !== 0n) {
+      refuse(EINVAL, () => `${area.label} cut behind 0x${last.toString(16)} is not aligned to ${alignment}`);
+    }
+    if (area.accessPins > 0) refuse(EINVAL, () => `${area.label} of ${this.label} is pinned by an access`);
+    if (this.domains.length > 0 && this.hugePages) {
+      refuse(EINVAL, () => `${area.label} may be mapped by large leaves, which cannot be cut`);
+    }
+    this.system.failures.point("iommufd.area.cut");
+    const parts = [
+      new Area(area.start, last, slices[0], area.prot),
+      new Area(last + 1n, area.last, slices[1], area.prot),
+    ];
+    assert(!area.pinned || parts[0].lastPage < parts[1].page, () => `${area.label} is pinned and cut within a page`);
+    this.vacate([area]);
+    for (const part of parts) {
+      part.state = "ready";
+      part.pinned = area.pinned;
+      part.interval = this.occupied.insert(part.start, part.last, part);
+    }
+    this.areaCount += parts.length;
+    if (this.system.events.on) this.system.events.emit({ kind: "iommufd.area.cut", ioas: this.label, last });
   }
 
   // ---- Reserved and allowed ranges
@@ -357,7 +459,70 @@ export class IovaSpace {
   private recomputeAlignment(): void {
     let alignment = this.hugePages ? 1 : PAGE_SIZE;
     for (const domain of this.domains) alignment = Math.max(alignment, domain.pageSizes[0]);
+    for (const user of this.users) if (user.pins) alignment = PAGE_SIZE;
     this.currentAlignment = BigInt(alignment);
+  }
+
+  // ---- Revocation
+
+  /** What the area shows was taken back: it stays, but no domain shows it any more, now or later. */
+  *withdraw(area: Area): Task<void> {
+    yield* this.domainsLock.takeWrite();
+    if (area.state === "ready") for (const domain of this.domains) yield* unmapAreas(domain, [area]);
+    area.withdrawn = true;
+    this.domainsLock.releaseWrite();
+  }
+
+  // ---- Dirty pages
+
+  /**
+   * Tells what is dirty of the areas in a range, as a linked domain knows it, ascending; `contiguous`: only up to the first
+   * hole. With `clear` it is clean afterwards, and the hardware notices the next write.
+   */
+  *readDirty(domain: PagingDomain, range: DirtyRange, report: (iova: bigint, size: number) => void): Task<void> {
+    const { start, last, contiguous, clear } = range;
+    yield* this.domainsLock.takeRead();
+    try {
+      const reader = { clear, report, gather: newGather() };
+      let next = start;
+      for (let at = this.occupied.firstIntersecting(start, last); at !== undefined; at = this.occupied.next(at)) {
+        const area = at.value;
+        if (at.start > last || (contiguous && at.start > next)) break;
+        if (area === RESERVED || area.state !== "ready") {
+          if (contiguous) break;
+          continue;
+        }
+        const from = at.start > start ? at.start : start;
+        const to = at.last < last ? at.last : last;
+        yield* domain.readDirty!(from, Number(to - from) + 1, reader);
+        next = to + 1n;
+      }
+      if (reader.gather.last >= reader.gather.start) yield* domain.sync(reader.gather);
+    } finally {
+      this.domainsLock.releaseRead();
+    }
+  }
+
+  // ---- Accesses
+
+  /** Refusal EADDRINUSE: the user pins pages, and an area is not made of whole ones. */
+  *addUser(user: SpaceUser): Task<void> {
+    yield* this.domainsLock.takeWrite();
+    try {
+      this.system.failures.point("iommufd.access.add");
+      if (user.pins) this.raiseAlignment(BigInt(PAGE_SIZE), user.label);
+      this.users.add(user);
+    } finally {
+      this.domainsLock.releaseWrite();
+    }
+  }
+
+  /** Of a user that has nothing pinned any more. Cannot fail. */
+  *removeUser(user: SpaceUser): Task<void> {
+    yield* this.domainsLock.takeWrite();
+    this.users.delete(user);
+    this.recomputeAlignment();
+    this.domainsLock.releaseWrite();
   }
 
   // ---- Domains

@@ -1,19 +1,21 @@
 // Runs in a browser.
 /** MAP, MAP_FILE, COPY, UNMAP: what an IOAS shows (reference 3.4). */
 import { PROT_READ, PROT_WRITE } from "../iommu/index.ts";
-import { PAGE_SIZE } from "../memory/index.ts";
-import { EINVAL, ENOENT, EOPNOTSUPP, EOVERFLOW, numberOf, refuse, type Task } from "../runtime/index.ts";
+import { type ClientFile, PAGE_SIZE } from "../memory/index.ts";
+import { EINVAL, ENODEV, ENOENT, EOPNOTSUPP, EOVERFLOW, numberOf, refuse, type Task } from "../runtime/index.ts";
 import { type Command, MAP_FIXED_IOVA, MAP_READABLE, MAP_WRITEABLE } from "../uapi/index.ts";
 import type { Slice } from "./area.ts";
 import type { CallOf } from "./call.ts";
+import type { IommufdContext } from "./context.ts";
 import { Ioas } from "./ioas.ts";
 import { refuseReserved } from "./ioas-commands.ts";
 import type { MapRequest } from "./iova-space.ts";
-import { FilePages, type PageSet, UserPages } from "./page-set.ts";
+import { DmaBufPages, FilePages, type PageSet, type PageSource, UserPages } from "./page-set.ts";
 import { hexRange, MAX_IOVA } from "./reserved.ts";
 
 const MAP_FLAGS = MAP_FIXED_IOVA | MAP_WRITEABLE | MAP_READABLE;
 const PAGE = BigInt(PAGE_SIZE);
+const MAX_DMA_BUF_PAGES = 2n ** 32n - 1n;
 
 export function* ioasMap(call: CallOf<"IOAS_MAP">): Task<void> {
   const { context, command } = call;
@@ -39,8 +41,8 @@ export function* ioasMapFile(call: CallOf<"IOAS_MAP_FILE">): Task<void> {
     if (length === 0n) refuse(EINVAL, () => "length is 0");
     if (start + length - 1n > MAX_IOVA)
       refuse(EOVERFLOW, () => `start ${hex(start)} + length ${hex(length)} exceeds 64 bits`);
-    const file = new FilePages(context.memory, process.file(command.fd));
-    const pages = context.newPageSet(process, file, (flags & MAP_WRITEABLE) !== 0);
+    const source = sourceOf(context, process.file(command.fd), start, length);
+    const pages = context.newPageSet(process, source, (flags & MAP_WRITEABLE) !== 0);
     const fixed = (flags & MAP_FIXED_IOVA) !== 0 ? iova : undefined;
     const slices = [sliceAt(pages, start, length)];
     command.iova = yield* ioas.space.map({ slices, length, fixed, prot, caller: process });
@@ -116,19 +118,36 @@ function refuseUnmapped(ioas: Ioas, iova: bigint, last: bigint): never {
   refuse(ENOENT, () => `nothing is mapped in ${hexRange(iova, last)} of ${ioas.label}`);
 }
 
+/**
+ * Refusals for a dma-buf: EINVAL (too short), EOPNOTSUPP (of another exporter), ENODEV. Any other file
+ * will do: what it is matters when its pages are pinned.
+ */
+function sourceOf(context: IommufdContext, file: ClientFile, start: bigint, length: bigint): PageSource {
+  const buffer = file.kind === "ours" ? file.file.dmaBuf : undefined;
+  if (buffer === undefined) return new FilePages(context.memory, file);
+  const last = start + length - 1n;
+  if (BigInt(buffer.size) <= last || length / PAGE >= MAX_DMA_BUF_PAGES) {
+    refuse(EINVAL, () => `${hexRange(start, last)} reaches beyond the end of ${buffer.label}, ${buffer.size} bytes`);
+  }
+  if (!buffer.mappable) refuse(EOPNOTSUPP, () => `${buffer.label} is of an exporter whose dma-bufs cannot be mapped`);
+  if (buffer.revoked) refuse(ENODEV, () => `${buffer.label} was taken back`);
+  return new DmaBufPages(buffer);
+}
+
 function slicesToCopy(source: Ioas, start: bigint, length: bigint): Slice[] {
   return source.space.slicesOf(start, lastOf(start, length));
 }
 
 /** The last IOVA of a range. EINVAL: empty; EOVERFLOW. */
-function lastOf(start: bigint, length: bigint): bigint {
+export function lastOf(start: bigint, length: bigint): bigint {
   if (length === 0n) refuse(EINVAL, () => "length is 0");
   const last = start + (length - 1n);
   if (last > MAX_IOVA) refuse(EOVERFLOW, () => `iova ${hex(start)} + length ${hex(length)} exceeds 64 bits`);
   return last;
 }
 
-function sliceAt(pages: PageSet, address: bigint, length: bigint): Slice {
+/** The part of a page set from byte `address` of its source on. */
+export function sliceAt(pages: PageSet, address: bigint, length: bigint): Slice {
   const near = numberOf(address);
   return near <= Number.MAX_SAFE_INTEGER
     ? { pages, page: Math.floor(near / PAGE_SIZE), offset: near & (PAGE_SIZE - 1), length }

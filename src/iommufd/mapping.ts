@@ -1,6 +1,6 @@
 // Runs in a browser.
 /** Areas in one domain: pinned, mapped, unmapped. Who may do that, and when, is the business of iova-space.ts. */
-import { newGather, type PagingDomain, PROT_CACHE } from "../iommu/index.ts";
+import { newGather, type PagingDomain, PROT_CACHE, PROT_MMIO } from "../iommu/index.ts";
 import { PAGE_SIZE, type Process } from "../memory/index.ts";
 import { assert, EINVAL, refuse, type Task } from "../runtime/index.ts";
 import type { Area } from "./area.ts";
@@ -20,11 +20,14 @@ export function unpinArea(area: Area): void {
 
 /**
  * Maps the area's frames, consecutive ones in one call so that the largest leaves are used; without huge pages each page
- * in a call of its own. All or nothing. EINVAL for an area that nobody may read or write, then the driver's own.
+ * in a call of its own. All or nothing; nothing if it is withdrawn. EINVAL for an area that nobody may read or write, then the driver's own.
  */
 export function* mapArea(domain: PagingDomain, area: Area, hugePages: boolean): Task<void> {
-  const { start, size, prot } = area;
-  if ((prot & ~PROT_CACHE) === 0) {
+  if (area.withdrawn) return;
+  const { start, size } = area;
+  // Memory of a device is not in the CPU's caches.
+  const prot = area.pages.source.kind === "dma-buf" ? (area.prot & ~PROT_CACHE) | PROT_MMIO : area.prot;
+  if ((area.prot & ~PROT_CACHE) === 0) {
     refuse(EINVAL, () => `${area.label} may be neither read nor written: no page table can hold it`);
   }
   let done = 0;
@@ -56,7 +59,8 @@ export function* unmapAreas(domain: PagingDomain, areas: readonly Area[]): Task<
   if (areas.length === 0) return;
   const gather = newGather();
   for (let i = 0; i < areas.length; i++) {
-    const { start, size } = areas[i];
+    const { start, size, withdrawn } = areas[i];
+    if (withdrawn) continue;
     const removed = yield* domain.unmap(start, size, gather);
     assert(removed === size, () => `${domain.label} removed ${removed} of ${size} bytes of ${areas[i].label}`);
   }

@@ -67,6 +67,8 @@ export class ObjectTable {
   private readonly system: System;
   private readonly ids = new IdAllocator(1, 2 ** 31 - 1);
   private readonly published = new Map<number, IommufdObject>();
+  /** Being destroyed: not found any more, not gone yet. */
+  private readonly leaving = new Set<IommufdObject>();
   private readonly unused: WaitQueue;
 
   constructor(system: System) {
@@ -176,7 +178,7 @@ export class ObjectTable {
     }
     if (this.published.get(id) !== object) refuse(ENOENT, () => `${object.label} was destroyed meanwhile`);
     refuseUsed(object);
-    this.published.delete(id);
+    this.hide(object);
     yield* this.finish(object);
   }
 
@@ -185,24 +187,30 @@ export class ObjectTable {
     if (object.users.put(holder) > 0) return;
     const idle = yield* this.waitForCalls(object);
     if (!idle || object.users.count > 0 || this.published.get(object.id) !== object) return;
-    this.published.delete(object.id);
+    this.hide(object);
     yield* this.finish(object);
   }
 
   /** Destroys an object that its owner gives up: it has no users, nobody finds it, and calls that use it are waited for. */
   *remove(object: IommufdObject): Task<void> {
-    this.published.delete(object.id);
-    const idle = yield* this.waitForCalls(object);
-    assert(idle && object.users.count === 0, () => `${object.label} goes but is used by ${object.users.holders()}`);
+    this.hide(object);
+    yield* this.waitUntilUnused(object);
     yield* this.finish(object);
   }
 
-  /** As {@link remove}, but the id stays taken: whoever still knows it finds nothing. */
+  /**
+   * As {@link remove}, but the id stays taken: whoever still knows it finds nothing. Waits for another task that is
+   * destroying the object already.
+   */
   *bury(object: IommufdObject): Task<void> {
-    this.published.delete(object.id);
-    const idle = yield* this.waitForCalls(object);
-    assert(idle && object.users.count === 0, () => `${object.label} goes but is used by ${object.users.holders()}`);
+    if (!this.isPublished(object)) {
+      yield* this.unused.untilUninterrupted(() => !this.leaving.has(object));
+      return;
+    }
+    this.hide(object);
+    yield* this.waitUntilUnused(object);
     yield* object.destroy();
+    this.leaving.delete(object);
     this.tell("iommufd.object.bury", object);
   }
 
@@ -228,9 +236,22 @@ export class ObjectTable {
     return object.shortTermUses === 0;
   }
 
+  /** No lookup finds the object any more; it is about to be destroyed. */
+  private hide(object: IommufdObject): void {
+    this.published.delete(object.id);
+    this.leaving.add(object);
+  }
+
+  private *waitUntilUnused(object: IommufdObject): Task<void> {
+    const idle = yield* this.waitForCalls(object);
+    assert(idle && object.users.count === 0, () => `${object.label} goes but is used by ${object.users.holders()}`);
+  }
+
   private *finish(object: IommufdObject): Task<void> {
     yield* object.destroy();
+    this.leaving.delete(object);
     this.ids.free(object.id);
+    this.unused.wake();
     this.tell("iommufd.object.destroy", object);
   }
 

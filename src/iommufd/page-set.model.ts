@@ -15,7 +15,7 @@ function world(absent: ReadonlySet<number>) {
   const frame = (page: number): number => runs[page >> 1] + (page & 1);
   const source: PageSource = {
     label: "test memory",
-    isFile: false,
+    kind: "memory",
     pin(page, count) {
       const pinned: FrameRun[] = [];
       for (let at = page; at < page + count; at++) {

@@ -11,14 +11,18 @@
  */
 import {
   type AccountMode,
+  type AddressSpace,
   charge,
+  type DmaBuf,
   type FrameRun,
   PAGE_SIZE,
   type PhysicalMemory,
   type Process,
   uncharge,
 } from "../memory/index.ts";
-import { EFAULT, EINVAL, EOVERFLOW, refuse, type System } from "../runtime/index.ts";
+import { EFAULT, EINVAL, EOVERFLOW, refuse, type System, type Task } from "../runtime/index.ts";
+import type { Area } from "./area.ts";
+import type { IovaSpace } from "./iova-space.ts";
 
 /** Pages of an address space of 64 bits. */
 const ADDRESS_SPACE_PAGES = 2 ** 52;
@@ -29,15 +33,17 @@ const PIN_BATCH = 8192;
 export interface PageSource {
   /** For people: `"memory of process 12"`. */
   readonly label: string;
-  /** Pages of a regular file, which any process may take over (IOAS_CHANGE_PROCESS). */
-  readonly isFile: boolean;
+  /** Only pages of a regular file can be taken over by another process (IOAS_CHANGE_PROCESS). */
+  readonly kind: "memory" | "file" | "dma-buf";
+  /** Whose memory it is, if it is a process's. */
+  readonly addressSpace?: AddressSpace;
   /** Frames of pages `page` … `page + count - 1`, pinned. All or nothing. `caller` makes the call that needs them. */
   pin(page: number, count: number, writable: boolean, caller: Process): FrameRun[];
 }
 
 /** Memory of a process: pages are looked up in its address space each time they are pinned. */
 export class UserPages implements PageSource {
-  readonly isFile = false;
+  readonly kind = "memory";
   private readonly process: Process;
 
   constructor(process: Process) {
@@ -46,6 +52,10 @@ export class UserPages implements PageSource {
 
   get label(): string {
     return `memory of ${this.process.label}`;
+  }
+
+  get addressSpace(): AddressSpace {
+    return this.process.memory;
   }
 
   pin(page: number, count: number, writable: boolean, caller: Process): FrameRun[] {
@@ -61,7 +71,7 @@ export class UserPages implements PageSource {
 
 /** Anything that was mapped with MAP_FILE. What kind of file it is matters only when pages are pinned. */
 export class FilePages implements PageSource {
-  readonly isFile = true;
+  readonly kind = "file";
   readonly label: string;
   private readonly memory: PhysicalMemory;
   private readonly file: ReturnType<Process["file"]>;
@@ -86,6 +96,7 @@ export class FilePages implements PageSource {
         () => `pages ${page} to ${page + count - 1} reach beyond the end of ${this.label}, ${file.size} bytes`,
       );
     }
+    if (file.pin !== undefined) return file.pin(page, count);
     const pfn = memory.adopt(file.backing, count, page);
     memory.rebind(pfn, count, file.backing, page);
     const run = { pfn, count };
@@ -96,10 +107,46 @@ export class FilePages implements PageSource {
   }
 }
 
+/** A dma-buf: not memory but addresses, which need no pin, until the exporter takes them back. */
+export class DmaBufPages implements PageSource {
+  readonly kind = "dma-buf";
+  readonly buffer: DmaBuf;
+
+  constructor(buffer: DmaBuf) {
+    this.buffer = buffer;
+  }
+
+  get label(): string {
+    return this.buffer.label;
+  }
+
+  pin(page: number, count: number): FrameRun[] {
+    return [{ pfn: this.buffer.physical / PAGE_SIZE + page, count }];
+  }
+}
+
+/** What a set of pages of a dma-buf needs to be taken out of all domains. */
+interface Revocation {
+  revoked: boolean;
+  readonly areas: Map<Area, IovaSpace>;
+  /** Ends the listening. */
+  readonly end: () => void;
+}
+
 /** What pinning needs of its surroundings. */
 export interface PinningContext {
   readonly system: System;
   readonly memory: PhysicalMemory;
+}
+
+/** Where a copy begins, and how it is made. */
+export interface PlaceInPages {
+  readonly page: number;
+  readonly offset: number;
+  /** Makes the call. */
+  readonly caller: Process;
+  /** Through frames, also where the caller could reach its own memory. */
+  readonly slow: boolean;
 }
 
 /** Consecutive pages with the same number of users, and their frames. */
@@ -120,6 +167,7 @@ export class PageSet {
   private mode: AccountMode;
   private segments: Segment[] = [];
   private pinned = 0;
+  private revocation: Revocation | undefined;
 
   constructor(context: PinningContext, source: PageSource, writable: boolean, payer: Process, mode: AccountMode) {
     this.context = context;
@@ -127,6 +175,35 @@ export class PageSet {
     this.writable = writable;
     this.payer = payer;
     this.mode = mode;
+  }
+
+  // ---- Of a dma-buf: which areas show it
+
+  get isRevocable(): boolean {
+    return this.source.kind === "dma-buf";
+  }
+
+  /** The exporter has to tell it while an area shows it. */
+  shownBy(area: Area, space: IovaSpace): void {
+    const { buffer } = this.source as DmaBufPages;
+    this.revocation ??= { revoked: buffer.revoked, areas: new Map(), end: buffer.listen(() => this.revoke()) };
+    this.revocation.areas.set(area, space);
+    area.withdrawn = this.revocation.revoked;
+  }
+
+  hiddenBy(area: Area): void {
+    const { areas, end } = this.revocation!;
+    areas.delete(area);
+    if (areas.size > 0) return;
+    end();
+    this.revocation = undefined;
+  }
+
+  /** For good: an exporter that gives the buffer back has to be mapped anew. */
+  private *revoke(): Task<void> {
+    const revocation = this.revocation!;
+    revocation.revoked = true;
+    for (const [area, space] of [...revocation.areas]) yield* space.withdraw(area);
   }
 
   get pinnedPages(): number {
@@ -201,6 +278,82 @@ export class PageSet {
     return runs;
   }
 
+  // ---- Copy without pinning (reference 3.13)
+
+  /** Refusals: EFAULT, EOVERFLOW (memory of a process), EINVAL (file). A part may have been copied. */
+  read(place: PlaceInPages, into: Uint8Array): void {
+    if (this.isReachedDirectly(place)) {
+      this.source.addressSpace!.read(addressOf(place), into);
+      return;
+    }
+    const { memory } = this.context;
+    this.throughFrames(place, into.length, (physical, from, to) => memory.read(physical, into.subarray(from, to)));
+  }
+
+  /** The same for writing; only to a page set that is writable. */
+  write(place: PlaceInPages, bytes: Uint8Array): void {
+    if (this.isReachedDirectly(place)) {
+      this.source.addressSpace!.write(addressOf(place), bytes);
+      return;
+    }
+    const { memory } = this.context;
+    this.throughFrames(place, bytes.length, (physical, from, to) => memory.write(physical, bytes.subarray(from, to)));
+  }
+
+  private isReachedDirectly({ caller, slow }: PlaceInPages): boolean {
+    return !slow && caller.memory === this.source.addressSpace;
+  }
+
+  /** `copy` gets each contiguous part: its physical address, and which of the bytes it is. Pins for that time only. */
+  private throughFrames(
+    { page, offset, caller }: PlaceInPages,
+    length: number,
+    copy: (physical: number, from: number, to: number) => void,
+  ): void {
+    const last = page + Math.floor((offset + length - 1) / PAGE_SIZE);
+    const borrowed: FrameRun[] = [];
+    try {
+      const runs = this.borrow(page, last, caller, borrowed);
+      let done = 0;
+      for (const { pfn, count } of runs) {
+        const skip = done === 0 ? offset : 0;
+        const end = Math.min(length, done + count * PAGE_SIZE - skip);
+        copy(pfn * PAGE_SIZE + skip, done, end);
+        done = end;
+      }
+    } finally {
+      this.context.memory.unpin(borrowed);
+    }
+  }
+
+  /** Frames of pages; those that nobody has pinned are pinned, into `borrowed`, and charged to nobody. */
+  private borrow(first: number, last: number, caller: Process, borrowed: FrameRun[]): FrameRun[] {
+    const { source, segments } = this;
+    // A page alone is asked of its process, also where it is pinned; that of a process that is gone only if it is.
+    if (first === last && source.addressSpace?.alive) {
+      this.context.system.failures.point("iommufd.pages.copy", EINVAL);
+      borrowed.push(...source.addressSpace.pin(first, 1, this.writable));
+      return borrowed;
+    }
+    const runs: FrameRun[] = [];
+    const pinUpTo = (next: number, end: number): void => {
+      if (next > end) return;
+      const pinned = source.pin(next, end - next + 1, this.writable, caller);
+      borrowed.push(...pinned);
+      runs.push(...pinned);
+    };
+    let next = first;
+    for (let at = this.search(first); at < segments.length && segments[at].first <= last; at++) {
+      const segment = segments[at];
+      pinUpTo(next, segment.first - 1);
+      const from = Math.max(first, segment.first) - segment.first;
+      runs.push(...clip(segment.runs, from, Math.min(last, segment.last) - segment.first));
+      next = segment.last + 1;
+    }
+    pinUpTo(next, last);
+    return runs;
+  }
+
   /** Charges what is pinned to somebody else. Refusal ENOMEM: over his limit; then nothing has changed. */
   changePayer(payer: Process, mode: AccountMode): void {
     charge(payer, mode, this.pinned);
@@ -214,6 +367,7 @@ export class PageSet {
     const count = last - first + 1;
     this.context.system.failures.point("iommufd.pages.pin", EFAULT);
     const runs = this.source.pin(first, count, this.writable, caller);
+    if (this.source.kind === "dma-buf") return { first, last, users: 0, runs };
     try {
       charge(this.payer, this.mode, count);
     } catch (error) {
@@ -225,6 +379,7 @@ export class PageSet {
   }
 
   private unpin(segment: Segment): void {
+    if (this.source.kind === "dma-buf") return;
     const count = segment.last - segment.first + 1;
     this.context.memory.unpin(segment.runs);
     uncharge(this.payer, this.mode, count);
@@ -262,6 +417,11 @@ export class PageSet {
     }
     return low;
   }
+}
+
+function addressOf({ page, offset }: PlaceInPages): number | bigint {
+  const near = page * PAGE_SIZE + offset;
+  return near <= Number.MAX_SAFE_INTEGER ? near : BigInt(page) * BigInt(PAGE_SIZE) + BigInt(offset);
 }
 
 /** The part of `runs` from page `from` to page `to`, counted from their beginning. */

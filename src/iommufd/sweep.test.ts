@@ -1,7 +1,9 @@
 import { describe, expect, it } from "vitest";
 import { Refusal } from "../runtime/index.ts";
+import { Access } from "./access.ts";
 import type { IommufdDevice } from "./device.ts";
-import { World } from "./world.test-support.ts";
+import { GUEST, GuestWorld } from "./guest.test-support.ts";
+import { type Values, World } from "./world.test-support.ts";
 
 const M = 2n ** 64n - 1n;
 
@@ -21,16 +23,16 @@ function furnished(): { world: World; device: IommufdDevice; second: IommufdDevi
   return { world, device, second, va };
 }
 
-interface Scenario {
+interface ScenarioOf<F> {
   /** Succeeds always. */
-  readonly prepare?: (furniture: Furniture) => void;
+  readonly prepare?: (all: F) => void;
   /** The call under test: its errno. */
-  readonly call: (furniture: Furniture) => string;
+  readonly call: (all: F) => string;
 }
 
 type Furniture = ReturnType<typeof furnished>;
 
-const scenarios: Record<string, Scenario> = {
+const scenarios: Record<string, ScenarioOf<Furniture>> = {
   IOAS_ALLOC: { call: ({ world }) => world.call("IOAS_ALLOC").errno },
   "IOAS_MAP into two domains": { call: ({ world, va }) => world.map(1, va + 0x4000, 0x3000, 0x30000).errno },
   "IOAS_COPY of parts of two areas": {
@@ -64,33 +66,97 @@ const scenarios: Record<string, Scenario> = {
   },
 };
 
-describe("a call that fails at any point leaves everything as before:", () => {
-  it.each(Object.entries(scenarios))("%s", (_name, { prepare, call }) => {
-    // Lets the first point fail, then the second, … until a run reaches fewer.
-    let failures = 0;
-    for (let failed = ""; ; failed = "") {
-      const furniture = furnished();
-      const { world } = furniture;
-      prepare?.(furniture);
-      const before = world.state();
-      let reached = 0;
-      world.system.failures.inject((name) => {
-        if (++reached !== failures + 1) return false;
-        failed = name;
-        return true;
-      });
-      const errno = call(furniture);
-      world.system.failures.inject(undefined);
-      // A candidate HWPT that refuses with EINVAL only makes a search go on.
-      if (errno !== "") expect([failed, world.state()]).toEqual([failed, before]);
-      closeAll(furniture);
-      if (failed === "") {
-        expect(errno).toBe("");
-        break;
-      }
-      failures++;
+/** Lets the first point fail, then the second, … until a run reaches fewer. */
+function sweep<F extends { readonly world: World }>(
+  make: () => F,
+  scenario: ScenarioOf<F>,
+  close: (all: F) => void,
+): void {
+  let failures = 0;
+  for (let failed = ""; ; failed = "") {
+    const all = make();
+    const { world } = all;
+    scenario.prepare?.(all);
+    const before = world.state();
+    let reached = 0;
+    world.system.failures.inject((name) => {
+      if (++reached !== failures + 1) return false;
+      failed = name;
+      return true;
+    });
+    const errno = scenario.call(all);
+    world.system.failures.inject(undefined);
+    // A candidate HWPT that refuses with EINVAL only makes a search go on.
+    if (errno !== "") expect([failed, world.state()]).toEqual([failed, before]);
+    close(all);
+    if (failed === "") {
+      expect(errno).toBe("");
+      break;
     }
-    expect(failures).toBeGreaterThan(0);
+    failures++;
+  }
+  expect(failures).toBeGreaterThan(0);
+}
+
+/** Nest parent 3 of IOAS 1, viommu 4, fault queue 5, and two pages at 0x10000. */
+function guestRoom(): { world: GuestWorld } {
+  const world = new GuestWorld();
+  world.viommu();
+  world.faultQueue();
+  world.map(1, world.pages(2), 0x2000, 0x10000);
+  return { world };
+}
+
+const nested = (world: GuestWorld, values: Values): string => {
+  const data = { data_type: GUEST, data_len: 1, data_uptr: world.data };
+  return world.call("HWPT_ALLOC", { dev_id: 2, ...data, ...values }).errno;
+};
+
+const guestScenarios: Record<string, ScenarioOf<{ world: GuestWorld }>> = {
+  "a nested HWPT with a fault queue": { call: ({ world }) => nested(world, { pt_id: 3, flags: 4, fault_id: 5 }) },
+  "a nested HWPT by a viommu": { call: ({ world }) => nested(world, { pt_id: 4 }) },
+  VIOMMU_ALLOC: { call: ({ world }) => world.call("VIOMMU_ALLOC", { type: GUEST, dev_id: 2, hwpt_id: 3 }).errno },
+  VDEVICE_ALLOC: { call: ({ world }) => world.call("VDEVICE_ALLOC", { viommu_id: 4, dev_id: 2, virt_id: 5 }).errno },
+  VEVENTQ_ALLOC: {
+    call: ({ world }) => world.call("VEVENTQ_ALLOC", { viommu_id: 4, type: GUEST, veventq_depth: 1 }).errno,
+  },
+  FAULT_QUEUE_ALLOC: { call: ({ world }) => world.call("FAULT_QUEUE_ALLOC").errno },
+  HW_QUEUE_ALLOC: {
+    call: ({ world }) => {
+      const queue = { viommu_id: 4, type: GUEST, nesting_parent_iova: 0x10000, length: 0x2000 };
+      return world.call("HW_QUEUE_ALLOC", queue).errno;
+    },
+  },
+  "an access that comes and pins": {
+    call: ({ world }) =>
+      world.errnoOf(
+        (function* () {
+          const access = world.context.createAccess({ label: "test" }, { pins: true });
+          try {
+            yield* access.attach(1);
+            access.pin(world.process, 0x10000n, 0x2000n, true);
+            access.unpin(0x10000n, 0x2000n);
+          } catch (error) {
+            yield* access.destroyByUser();
+            throw error;
+          }
+        })(),
+      ),
+  },
+};
+
+describe("a call that fails at any point leaves everything as before:", () => {
+  it.each(Object.entries(scenarios))("%s", (_name, scenario) => sweep(furnished, scenario, closeAll));
+
+  it.each(Object.entries(guestScenarios))("%s", (_name, scenario) => {
+    sweep(guestRoom, scenario, ({ world }) => {
+      world.process.exit();
+      world.run(world.context.release());
+      world.run(world.bound.unbind());
+      for (const object of world.context.objects.list())
+        if (object instanceof Access) world.run(object.destroyByUser());
+      expect([world.context.objects.list(), world.memory.pinnedFrames, world.driver.domains.size]).toEqual([[], 0, 0]);
+    });
   });
 });
 
@@ -159,7 +225,7 @@ describe("any order of steps", () => {
 function source(world: World): import("./page-set.ts").PageSource {
   return {
     label: "test memory",
-    isFile: false,
+    kind: "memory",
     pin: (page, count, writable) => world.process.memory.pin(page, count, writable),
   };
 }

@@ -2,6 +2,7 @@
 /** A small world for tests of this room: memory, a process, a core with a strict fake driver, one open iommufd. */
 import {
   Device,
+  type DirtyReader,
   Domain,
   type DomainType,
   type Group,
@@ -55,9 +56,10 @@ export class FakeDomain extends PagingDomain {
     owner.domains.add(this);
   }
 
-  override *attachDevice(device: Device): Task<void> {
+  override *attachDevice(device: Device, old: Domain | undefined): Task<void> {
     yield* this.owner.system.tasks.point();
     this.owner.attach(device, 0, this);
+    yield* this.owner.followFaults(device, this, old);
   }
 
   override *setDevicePasid(device: Device, pasid: number): Task<void> {
@@ -104,6 +106,37 @@ export class FakeDomain extends PagingDomain {
     for (const { physical, size } of this.stale.splice(0)) this.checkPinned(physical, size);
   }
 
+  /** What devices wrote to, by the IOVA of its leaf. */
+  readonly dirty = new Set<bigint>();
+  tracking = false;
+
+  /** A device writes there. */
+  written(iova: bigint): void {
+    const leaf = this.leaves.find((leaf) => leaf.iova <= iova && iova < leaf.iova + BigInt(leaf.size));
+    if (leaf !== undefined) this.dirty.add(leaf.iova);
+  }
+
+  override *setDirtyTracking(on: boolean): Task<void> {
+    yield* this.owner.system.tasks.point();
+    this.tracking = on;
+  }
+
+  override *readDirty(iova: bigint, size: number, { clear, report, gather }: DirtyReader): Task<void> {
+    yield* this.owner.system.tasks.point();
+    const end = iova + BigInt(size);
+    const sorted = [...this.leaves].sort((a, b) => (a.iova < b.iova ? -1 : 1));
+    for (const leaf of sorted) {
+      const leafEnd = leaf.iova + BigInt(leaf.size);
+      if (leaf.iova >= end || leafEnd <= iova || !this.dirty.has(leaf.iova)) continue;
+      const from = leaf.iova > iova ? leaf.iova : iova;
+      report(from, Number((leafEnd < end ? leafEnd : end) - from));
+      if (!clear) continue;
+      this.dirty.delete(leaf.iova);
+      gather.start = iova;
+      gather.last = end - 1n;
+    }
+  }
+
   override translate(iova: bigint): number | undefined {
     const leaf = this.leaves.find((leaf) => leaf.iova <= iova && iova < leaf.iova + BigInt(leaf.size));
     return leaf && leaf.physical + Number(iova - leaf.iova);
@@ -138,8 +171,9 @@ class FakeStaticDomain extends Domain {
     this.driver = driver;
   }
 
-  override *attachDevice(device: Device): Task<void> {
+  override *attachDevice(device: Device, old: Domain | undefined): Task<void> {
     this.driver.attach(device, 0, this);
+    yield* this.driver.followFaults(device, this, old);
   }
 
   override *setDevicePasid(device: Device, pasid: number): Task<void> {
@@ -152,7 +186,7 @@ class FakeStaticDomain extends Domain {
 }
 
 export class FakeDriver implements IommuDriver {
-  readonly name = "fake";
+  readonly name: string = "fake";
   readonly system: System;
   readonly memory: PhysicalMemory;
   readonly blockedDomain: FakeStaticDomain = new FakeStaticDomain("blocked", this);
@@ -176,6 +210,9 @@ export class FakeDriver implements IommuDriver {
     if (this.refuses(device, domain)) refuse(EINVAL, () => `${device.label} does not want ${domain.label}`);
     this.attached.set(`${device.name}/${pasid}`, domain);
   }
+
+  /** Told of each change of what a device's own traffic translates through. */
+  *followFaults(_device: Device, _to: Domain, _from: Domain | undefined): Task<void> {}
 
   *probeDevice(device: Device): Task<void> {
     device.iommu!.data = undefined;
@@ -228,14 +265,20 @@ export class World {
   readonly system = new System();
   readonly memory = new PhysicalMemory(this.system, { ram: [{ base: 0x40000000, size: 2 ** 28 }] });
   readonly core = new IommuCore(this.system);
-  readonly driver = new FakeDriver(this.system, this.memory);
+  readonly driver: FakeDriver;
   readonly process: LibraryProcess;
   readonly context: IommufdContext;
   /** Where structs of commands lie, and where their results may. */
   readonly scratch: number;
   readonly instance: IommuInstance;
 
-  constructor(options: Partial<IommufdOptions> & { process?: ConstructorParameters<typeof LibraryProcess>[2] } = {}) {
+  constructor(
+    options: Partial<IommufdOptions> & {
+      process?: ConstructorParameters<typeof LibraryProcess>[2];
+      driver?: typeof FakeDriver;
+    } = {},
+  ) {
+    this.driver = new (options.driver ?? FakeDriver)(this.system, this.memory);
     this.process = new LibraryProcess(this.system, this.memory, options.process);
     this.context = new IommufdContext(this.system, this.core, { memory: this.memory, ...options });
     this.scratch = this.process.memory.map(2);
@@ -301,8 +344,12 @@ export class World {
   }
 
   device(name = `dev${this.core.devicesOf(this.instance).size}`, traits: FakeTraits = {}): Device {
+    return this.deviceBehind("fake0", name, traits);
+  }
+
+  deviceBehind(instance: string, name: string, traits: FakeTraits = {}): Device {
     this.driver.traits.set(name, traits);
-    const device = new Device({ name, firmware: { instance: "fake0", streamIds: [] } });
+    const device = new Device({ name, firmware: { instance, streamIds: [] } });
     this.run(this.core.probe(device));
     device.iommu!.maxPasids = traits.maxPasids ?? 0;
     return device;

@@ -6,6 +6,7 @@
  * its interrupts. Powering up goes as on a computer: hardware is put together, buses are enumerated, IOMMUs are probed,
  * then each device by the core, then drivers are bound; powering down is the mirror image.
  */
+import { MockBus, MockDriver } from "../drivers/mock/index.ts";
 import { SmmuV3Driver, type SmmuV3Instance } from "../drivers/smmuv3/index.ts";
 import { type FaultExplanation, SmmuV3, smmuFeatures } from "../hardware/smmuv3/index.ts";
 import { Device, groupNodes, IommuCore } from "../iommu/index.ts";
@@ -13,23 +14,28 @@ import { IommufdContext } from "../iommufd/index.ts";
 import { CHUNK_SIZE, type FileNode, PhysicalMemory } from "../memory/index.ts";
 import { devicePath, MsiController, type PciFunction, PciHost, pciNodes } from "../pci/index.ts";
 import { assert, type Clock, System, type Task } from "../runtime/index.ts";
+import { testInterface } from "../selftest/index.ts";
 import { VfioPciDriver, vfioNodes } from "../vfio/index.ts";
 import type { DeviceDescription, IommuDescription, MachineDescription, SmmuFeatureDescription } from "./description.ts";
 import { DmaRouter } from "./dma-router.ts";
+import { FailureFiles } from "./failure-files.ts";
 import { MachineFiles } from "./files.ts";
 import { makeFunction } from "./models.ts";
 
 /** Where writes become interrupts, before they reach an IOMMU: 1 MiB. */
 const DOORBELL = { start: 0x0800_0000n, last: 0x080f_ffffn };
 
-/** /dev/iommu, a misc device. */
-const IOMMU_MAJOR = 10;
+/** /dev/iommu and /dev/vfio/vfio, misc devices. */
+const MISC_MAJOR = 10;
 const IOMMU_MINOR = 125;
+const VFIO_MINOR = 196;
 
 export interface MachineOptions {
   /** Time; simulated, if absent. */
   readonly clock?: Clock;
   readonly seed?: number;
+  /** With the mock IOMMU of Linux's own tests, and the ioctl by which tests drive it. */
+  readonly mock?: boolean;
 }
 
 /** One SMMU: the hardware, and what its driver made of it. */
@@ -54,6 +60,8 @@ export class Machine {
   readonly pci: PciHost;
   readonly vfio: VfioPciDriver;
   readonly files: MachineFiles;
+  /** Where mock devices come and go, if the machine has any. */
+  readonly mockBus: MockBus | undefined;
   /** Hears of every DMA that an IOMMU refused. */
   onFault: ((fault: FaultExplanation) => void) | undefined;
   private readonly smmuDriver: SmmuV3Driver;
@@ -72,9 +80,12 @@ export class Machine {
     this.router = new DmaRouter(this.memory);
     this.pci = new PciHost(this.system, { target: this.router, interrupts: new MsiController(DOORBELL) });
     this.smmuDriver = new SmmuV3Driver(this.system, this.memory);
+    if (options.mock) this.mockBus = new MockBus(this.core, new MockDriver(this.system, this.memory));
     this.vfio = new VfioPciDriver(this.system, { device: (member) => this.deviceOf.get(member) });
+    const failureFiles = new FailureFiles(this.system);
     this.files = new MachineFiles([
       () => this.characterDevices(),
+      () => (options.mock ? failureFiles.nodes() : new Map()),
       () => pciNodes(this.pci),
       () => groupNodes(this.core, (device) => this.pathOf(device)),
       () => vfioNodes(this.vfio),
@@ -96,6 +107,7 @@ export class Machine {
     this.pci.enumerate();
     this.pci.drivers.register(this.vfio);
     for (const iommu of this.description.iommus) yield* this.startIommu(iommu);
+    if (this.mockBus !== undefined) yield* this.core.register(this.mockBus.driver.instance);
     for (const device of this.description.devices) yield* this.startDevice(device);
     this.pci.drivers.listen(() => this.files.refresh());
     this.files.refresh();
@@ -109,6 +121,7 @@ export class Machine {
       if (device?.iommu !== undefined) yield* this.core.release(device);
       this.deviceOf.delete(member);
     }
+    if (this.mockBus !== undefined) yield* this.core.unregister(this.mockBus.driver.instance);
     for (const [name, { instance }] of [...this.iommuByName].reverse()) {
       yield* this.core.unregister(instance);
       yield* this.smmuDriver.remove(instance);
@@ -157,18 +170,27 @@ export class Machine {
     }
   }
 
+  /** The same implementation twice: a container is an iommufd that accounts memory to processes, as VFIO did. */
   private characterDevices(): Map<string, FileNode> {
-    const open = function* (this: Machine): Task<IommufdContext> {
-      return new IommufdContext(this.system, this.core, { memory: this.memory });
-    };
+    const extension = this.mockBus && testInterface(this.mockBus);
+    const node = (minor: number, mode: number, label: string, perProcessAccounting: boolean): FileNode => ({
+      kind: "device",
+      major: MISC_MAJOR,
+      minor,
+      mode,
+      open: function* (this: Machine): Task<IommufdContext> {
+        const { system, core, memory } = this;
+        return new IommufdContext(system, core, { memory, label, perProcessAccounting, extension });
+      }.bind(this),
+    });
     return new Map([
-      ["/dev/iommu", { kind: "device", major: IOMMU_MAJOR, minor: IOMMU_MINOR, mode: 0o660, open: open.bind(this) }],
+      ["/dev/iommu", node(IOMMU_MINOR, 0o660, "iommufd", false)],
+      ["/dev/vfio/vfio", node(VFIO_MINOR, 0o666, "container", true)],
     ]);
   }
 
   private pathOf(device: Device): string {
-    assert(device.pci !== undefined, () => `${device.label} has no place in sysfs`);
-    return devicePath(device.pci);
+    return device.pci === undefined ? `/sys/devices/${device.name}` : devicePath(device.pci);
   }
 }
 

@@ -75,6 +75,10 @@ export class LibraryProcess implements Process {
     }
   }
 
+  installFileAsResult(file: File): number {
+    return this.addFile({ kind: "ours", file });
+  }
+
   /** Gives the process the lowest free descriptor, for `file`. Throws Refusal EMFILE. */
   addFile(file: ClientFile): number {
     const fd = this.descriptors.allocate();

@@ -2,6 +2,7 @@
 import { assert, ENOMEM, refuse, type System } from "../runtime/index.ts";
 import { ForeignFrames } from "./foreign-frames.ts";
 import { FrameAllocator } from "./frame-allocator.ts";
+import { MemoryFile } from "./memory-file.ts";
 import { Pins } from "./pins.ts";
 import { CHUNK_SIZE, Ram, wordIndex } from "./ram.ts";
 import { type FrameBacking, type FrameRun, PAGE_SIZE } from "./types.ts";
@@ -195,6 +196,14 @@ export class PhysicalMemory {
     if (pfn === undefined) refuse(ENOMEM, () => `no ${count} consecutive frame numbers are left`);
     if (this.system.events.on) this.system.events.emit({ kind: "memory.frames.adopt", pfn, count });
     return pfn;
+  }
+
+  /**
+   * Numbers `count` zeroed frames outside of RAM that a host can let clients map: it rebinds them to what it shares with
+   * these. Given back by {@link drop}. Throws Refusal ENOMEM.
+   */
+  allocateShareable(count: number): number {
+    return this.adopt(new MemoryFile(count * PAGE_SIZE, "shareable frames"), count);
   }
 
   /** From now on page `firstPage` of `backing` is behind adopted frame `pfn`, the next page behind the next, and so on. */

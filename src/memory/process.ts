@@ -1,6 +1,6 @@
 // Runs in a browser.
 import type { Task } from "../runtime/index.ts";
-import type { AddressSpace, FrameBacking, User, UserAddress } from "./types.ts";
+import type { AddressSpace, FrameBacking, FrameRun, User, UserAddress } from "./types.ts";
 
 /** Capabilities that matter here, by their Linux numbers. */
 export const CAP_IPC_LOCK = 14;
@@ -21,14 +21,30 @@ export interface Process {
   file(fd: number): ClientFile;
   /** Gives the process a new descriptor of `file` (O_CLOEXEC) and writes its number, s32, to `address` before the call returns. */
   installFile(file: File, address: UserAddress): void;
+  /**
+   * Gives the process a new descriptor of `file` (O_CLOEXEC) as the result of its ioctl, which must return what this does.
+   * Throws Refusal EMFILE.
+   */
+  installFileAsResult(file: File): number;
 }
 
 /** What a descriptor of a client may be. */
 export type ClientFile =
   | { readonly kind: "ours"; readonly file: File }
   | { readonly kind: "eventfd"; readonly event: EventFd }
-  | { readonly kind: "memory"; readonly backing: FrameBacking; readonly size: number; readonly label: string }
+  | MemoryFileHandle
   | { readonly kind: "other"; readonly label: string };
+
+/** A file whose pages are memory: memfd, shmem, hugetlbfs. */
+export interface MemoryFileHandle {
+  readonly kind: "memory";
+  readonly label: string;
+  readonly backing: FrameBacking;
+  /** Bytes. */
+  readonly size: number;
+  /** Frames of its pages, pinned: the same ones that others get who name them. Absent: each who asks gets frames of his own. */
+  pin?(page: number, count: number): FrameRun[];
+}
 
 /** An eventfd of a client, held by us until {@link release}. */
 export interface EventFd {
@@ -45,18 +61,63 @@ export interface EventFd {
 /** One open file description of ours: what `/dev/iommu` or a VFIO device gives. Methods that it lacks answer EINVAL. */
 export interface File {
   readonly label: string;
+  /** What /proc/self/fd says of a file that no path leads to: `anon_inode:[NAME]`; the label if absent. */
+  readonly inodeName?: string;
   /** `argument` is an address or a value, as the request says. The value is what ioctl() returns; errors are Refusals. */
   ioctl(process: Process, request: number, argument: number): Task<number>;
   /** pread: `position` is a byte position < 2^53. Returns the number of bytes put into `into`. */
   read?(process: Process, position: number, into: Uint8Array): Task<number>;
   write?(process: Process, position: number, from: Uint8Array): Task<number>;
+  /**
+   * As read and write, but straight from and to the client's memory: what the memory refuses is not lost. A file that has
+   * these wants them used; EFAULT comes from them.
+   */
+  readInto?(process: Process, address: UserAddress, count: number): Task<number>;
+  writeFrom?(process: Process, address: UserAddress, count: number): Task<number>;
   /** False: read and write ignore the position, and lseek, pread, pwrite answer ESPIPE. */
   readonly seekable: boolean;
-  /** True when a read would return something; told through `onReadable` when it turns true. */
+  /** True when a read would return something; `onReadable` is told when that changed by anything but a read. */
   readable?(): boolean;
   onReadable?: (() => void) | undefined;
+  /** False: poll never says that the file can be written. It always can where this is absent. */
+  readonly writable?: boolean;
+  /** mmap. A file without it answers ENODEV. */
+  mmap?(process: Process, request: MmapRequest): FileWindow;
+  /** What a descriptor of the file can be mapped as in MAP_FILE, if the file is a dma-buf. */
+  readonly dmaBuf?: DmaBuf;
   /** The last descriptor is closed: gives everything back. Cannot fail. */
   release(): Task<void>;
+}
+
+/** What a client asks of mmap, in bytes; `length` is a multiple of the page size. */
+export interface MmapRequest {
+  readonly offset: bigint;
+  readonly length: bigint;
+  /** MAP_SHARED. */
+  readonly shared: boolean;
+  /** PROT_EXEC. */
+  readonly executable: boolean;
+}
+
+/** Frames that a client has mapped, until {@link release}: when the last of its mappings that came of that mmap is gone. */
+export interface FileWindow {
+  readonly pfn: number;
+  readonly count: number;
+  release(): void;
+}
+
+/** Memory of a device that its driver lets others reach: one range of physical addresses. */
+export interface DmaBuf {
+  readonly label: string;
+  /** Physical address, and bytes. */
+  readonly physical: number;
+  readonly size: number;
+  /** The exporter is one that an IOAS may map. */
+  readonly mappable: boolean;
+  /** The exporter wants it back: nobody may use it. */
+  readonly revoked: boolean;
+  /** Calls `revoke` when that happens, and waits for it; what it returns ends that. */
+  listen(revoke: () => Task<void>): () => void;
 }
 
 /** A place in the tree of files that clients see, by absolute path. Directories are implied by what they contain. */

@@ -9,6 +9,8 @@
  * large as alignment and size allowed when it was mapped, or as {@link PageTable.split} made it. `map` is all or
  * nothing. `unmap` and `free` cannot fail and allocate nothing in physical memory.
  *
+ * A leaf has one entry or, where the format says so, several side by side; it comes and goes whole.
+ *
  * A valid entry is never visible half written. The specification asks for a single-copy atomic store of 64 bits; here it
  * is an order of two stores, since bit 0 of the low word alone makes an entry valid: the high word is written before the
  * low one when an entry becomes valid, the low one first when it ceases to be. A new table is filled before it is linked.
@@ -21,7 +23,7 @@
  */
 import { type PhysicalMemory, wordIndex } from "../memory/index.ts";
 import { assert, EINVAL, ENOENT, Refusal, refuse, type System } from "../runtime/index.ts";
-import { type Format, INVALID, LEAF, type LeafAttributes, TABLE } from "./formats/format.ts";
+import { type DirtyBit, type Format, INVALID, LEAF, type LeafAttributes, TABLE } from "./formats/format.ts";
 import { PROT_READ, PROT_WRITE } from "./prot.ts";
 import { beyondInput, beyondOutput, occupied, unaligned, uselessProt } from "./refusals.ts";
 import { Tables } from "./tables.ts";
@@ -131,8 +133,11 @@ export class PageTable {
     const words = this.tables.words(table);
     const at = this.place(level, table, iova);
     if (format.kind(level, words[at]) !== LEAF) return undefined;
-    const physical = this.addressAt(words, at) + offsetIn(iova, format.shift(level));
-    return { physical, prot: format.prot(words[at], words[at + 1]), size: format.span(level) };
+    const entries = this.leafEntries(level, words, at);
+    const size = entries * format.span(level);
+    const offset = entries === 1 ? offsetIn(iova, format.shift(level)) : iova % size;
+    const physical = this.addressAt(words, at) + offset;
+    return { physical, prot: format.prot(words[at], words[at + 1]), size };
   }
 
   /**
@@ -151,9 +156,80 @@ export class PageTable {
     const words = this.tables.words(table);
     const at = this.place(level, table, iova);
     if (format.kind(level, words[at]) !== LEAF) refuse(ENOENT, () => `nothing is mapped at ${hex(iova)}`);
-    if (format.span(level) <= size) return;
-    this.link(words, at, this.splitLeaf(level, words[at], words[at + 1], iova, size));
+    const span = format.span(level);
+    const entries = this.leafEntries(level, words, at);
+    if (entries * span <= size) return;
+    if (span > size) {
+      const table = this.splitLeaf(level, words, at, iova, size);
+      if (entries > 1) this.splitRun(level, words, at, span);
+      this.link(level, words, at, table);
+    } else {
+      this.splitRun(level, words, at, size);
+    }
     if (this.system.events.on) this.system.events.emit({ kind: "pagetable.leaf.split", root: this.root, iova, size });
+  }
+
+  // Dirty leaves, of a format that has a mark for them
+
+  /** Marks the one entry that translates `iova`, as hardware does that writes there; false if nothing is mapped. */
+  markDirty(iova: number): boolean {
+    const { format } = this;
+    if (iova >= format.inputEnd) return false;
+    const table = this.enclosing(iova, iova);
+    const words = this.tables.words(table);
+    const at = this.place(this.level, table, iova);
+    if (format.kind(this.level, words[at]) !== LEAF) return false;
+    words[at] = format.dirty!.set(words[at]);
+    return true;
+  }
+
+  /**
+   * Calls `visit` for each leaf with an address in the `size` bytes from `iova` on that was written through, ascending;
+   * with `clean` they are clean afterwards. `entrySize` is what one entry of the leaf spans: the leaf itself, mostly.
+   */
+  visitDirty(
+    iova: number,
+    size: number,
+    clean: boolean,
+    visit: (iova: number, size: number, entrySize: number) => void,
+  ): void {
+    const end = Math.min(iova + size, this.format.inputEnd);
+    if (iova >= end) return;
+    const table = this.enclosing(iova, end - 1);
+    this.visitDirtyIn(this.level, table, iova, end, clean, visit);
+  }
+
+  private visitDirtyIn(
+    level: number,
+    table: number,
+    start: number,
+    end: number,
+    clean: boolean,
+    visit: (iova: number, size: number, entrySize: number) => void,
+  ): void {
+    const { format } = this;
+    const words = this.tables.words(table);
+    const span = format.span(level);
+    let at = this.place(level, table, start);
+    for (let iova = start - (start % span); iova < end; ) {
+      const kind = format.kind(level, words[at]);
+      if (kind === TABLE) {
+        const child = this.addressAt(words, at);
+        this.visitDirtyIn(level + 1, child, Math.max(iova, start), Math.min(iova + span, end), clean, visit);
+      }
+      if (kind !== LEAF) {
+        iova += span;
+        at += 2;
+        continue;
+      }
+      const entries = this.leafEntries(level, words, at);
+      const leafSize = entries * span;
+      const leaf = iova - (iova % leafSize);
+      const first = this.firstOfRun(at, entries);
+      if (takeDirty(format.dirty!, words, first, entries, clean)) visit(leaf, leafSize, span);
+      iova = leaf + leafSize;
+      at = first + 2 * entries;
+    }
   }
 
   /** All leaves, by ascending IOVA. Not to be continued after a change. */
@@ -187,7 +263,7 @@ export class PageTable {
       const low = words[at];
       if (format.kind(level, low) !== TABLE) break;
       tableHigh = format.addressHigh(low, words[at + 1]);
-      tableLow = format.addressLow(low);
+      tableLow = format.addressLow(low, words[at + 1]);
       mask = format.tableEntries - 1;
       level++;
     }
@@ -221,7 +297,10 @@ export class PageTable {
       const offset = offsetIn(iova + done, shift);
       if (leaves && offset === 0 && size - done >= span && offsetIn(physical + done, shift) === 0) {
         const fitting = Math.floor((size - done) / span);
-        const count = this.fillLeaves(level, words, at, physical + done, fitting, attributes);
+        const count =
+          format.runs === undefined
+            ? this.fillLeaves(level, words, at, physical + done, fitting, attributes)
+            : this.fillRuns(level, words, at, physical + done, fitting, attributes);
         added += count;
         done += count * span;
         at += 2 * count;
@@ -239,7 +318,7 @@ export class PageTable {
       const wanted = Math.min(size - done, span - offset);
       const part = this.fill(level + 1, child, iova + done, physical + done, wanted, attributes);
       if (kind === INVALID && part > 0) {
-        this.link(words, at, child);
+        this.link(level, words, at, child);
         added++;
       } else if (kind === INVALID) {
         this.tables.free(child);
@@ -270,6 +349,50 @@ export class PageTable {
       words[at] = format.leafLow(level, output, attributes);
     }
     return count;
+  }
+
+  /**
+   * The same where leaves may have several entries: each as many as its place, its address, what is left and `most` allow.
+   * Returns how many entries were free to take; a leaf is made of free ones only.
+   */
+  private fillRuns(
+    level: number,
+    words: Uint32Array,
+    first: number,
+    physical: number,
+    count: number,
+    attributes: LeafAttributes,
+    most: number = this.format.tableEntries,
+  ): number {
+    const { format } = this;
+    const runs = format.runs!;
+    const span = format.span(level);
+    const place = (first / 2) % format.tableEntries;
+    for (let done = 0; done < count; ) {
+      const output = physical + done * span;
+      const frame = output / span;
+      const entries = runs
+        .counts(level)
+        .find((n) => n <= most && n <= count - done && (place + done) % n === 0 && frame % n === 0);
+      assert(entries !== undefined, () => `${hex(output)} fits no leaf at level ${level} of ${format.label}`);
+      const low = runs.low(level, output, entries, attributes);
+      const high = runs.high(level, output, entries, attributes);
+      const at = first + 2 * done;
+      const end = at + 2 * entries;
+      for (let free = at; free < end; free += 2) if (format.kind(level, words[free]) !== INVALID) return done;
+      for (let entry = at; entry < end; entry += 2) {
+        words[entry + 1] = high;
+        words[entry] = low;
+      }
+      done += entries;
+    }
+    return count;
+  }
+
+  /** How many entries the leaf has that the one at `at` belongs to. */
+  private leafEntries(level: number, words: Uint32Array, at: number): number {
+    const { runs } = this.format;
+    return runs === undefined ? 1 : runs.count(level, words[at], words[at + 1]);
   }
 
   /** Takes back what was mapped before the obstacle, and says what that was. */
@@ -316,11 +439,21 @@ export class PageTable {
     let at = this.place(level, table, iova);
     let offset = offsetIn(iova, shift);
     let leaves = 0;
-    let removedTables = 0;
+    let removedEntries = 0;
     let done = 0;
     for (; done < size; at += 2, offset = 0) {
       const kind = format.kind(level, words[at]);
       if (kind === INVALID) break;
+      if (kind === LEAF && format.runs !== undefined) {
+        const entries = this.clearRun(level, words, at);
+        const size = entries * span;
+        this.noteRemoved(size);
+        removedEntries += entries;
+        const skipped = size - ((iova + done) % size);
+        done += skipped;
+        at += 2 * Math.ceil(skipped / span) - 2;
+        continue;
+      }
       if (kind === LEAF) {
         words[at] = 0;
         words[at + 1] = 0;
@@ -334,15 +467,28 @@ export class PageTable {
       if (this.tables.usedEntries(child) === 0) {
         words[at] = 0;
         words[at + 1] = 0;
-        removedTables++;
+        removedEntries++;
         this.tables.release(child, freedTables);
       }
       done += part;
       if (part < wanted) break;
     }
     if (leaves > 0) this.noteRemoved(span);
-    this.tables.countUsed(table, -leaves - removedTables);
+    this.tables.countUsed(table, -leaves - removedEntries);
     return done;
+  }
+
+  /** Removes the leaf that the entry at `at` belongs to; returns how many entries it had. */
+  private clearRun(level: number, words: Uint32Array, at: number): number {
+    const entries = this.leafEntries(level, words, at);
+    const first = this.firstOfRun(at, entries);
+    words.fill(0, first, first + 2 * entries);
+    return entries;
+  }
+
+  /** Where the first entry of a leaf is that has `entries`, one of them at `at`. A run is aligned to its size. */
+  private firstOfRun(at: number, entries: number): number {
+    return at - (at % (2 * entries));
   }
 
   private noteRemoved(size: number): void {
@@ -351,27 +497,53 @@ export class PageTable {
 
   // Splitting, freeing, looking
 
-  /** A table of the next level that translates as the leaf does, with a leaf of at most `size` at `iova`; not linked yet. */
-  private splitLeaf(level: number, low: number, high: number, iova: number, size: number): number {
+  /**
+   * A table of the next level that translates as the leaf's entry at `at` does, with a leaf of at most `size` at `iova`;
+   * not linked yet.
+   */
+  private splitLeaf(level: number, from: Uint32Array, at: number, iova: number, size: number): number {
     const { format } = this;
     const table = this.tables.allocate();
     const words = this.tables.words(table);
     const below = level + 1;
     const span = format.span(below);
-    const physical = joinWords(format.addressHigh(low, high), format.addressLow(low));
-    const attributes = format.splitAttributes(low, high);
-    this.fillLeaves(below, words, wordIndex(table), physical, format.tableEntries, attributes);
+    const entry = iova - (iova % format.span(level));
+    const physical = this.addressAt(from, at) + (entry % (this.leafEntries(level, from, at) * format.span(level)));
+    const attributes = this.attributesToSplit(level, from, at);
+    const first = wordIndex(table);
+    if (format.runs === undefined) this.fillLeaves(below, words, first, physical, format.tableEntries, attributes);
+    else this.fillRuns(below, words, first, physical, format.tableEntries, attributes, Math.max(1, size / span));
     this.tables.countUsed(table, format.tableEntries);
     if (span > size) {
       const at = this.place(below, table, iova);
       try {
-        this.link(words, at, this.splitLeaf(below, words[at], words[at + 1], iova, size));
+        this.link(below, words, at, this.splitLeaf(below, words, at, iova, size));
       } catch (error) {
         this.tables.free(table);
         throw error;
       }
     }
     return table;
+  }
+
+  /** Makes of the leaf of several entries at `at` leaves of `size` each. */
+  private splitRun(level: number, words: Uint32Array, at: number, size: number): void {
+    const entries = this.leafEntries(level, words, at);
+    const physical = this.addressAt(words, at);
+    const attributes = this.attributesToSplit(level, words, at);
+    const first = this.firstOfRun(at, entries);
+    words.fill(0, first, first + 2 * entries);
+    this.fillRuns(level, words, first, physical, entries, attributes, size / this.format.span(level));
+  }
+
+  /** What all parts of the leaf at `at` have in common: each counts as written to if one entry of the leaf does. */
+  private attributesToSplit(level: number, words: Uint32Array, at: number): LeafAttributes {
+    const { format } = this;
+    const attributes = format.splitAttributes(words[at], words[at + 1]);
+    const entries = this.leafEntries(level, words, at);
+    if (entries === 1 || format.dirty === undefined) return attributes;
+    const dirty = takeDirty(format.dirty, words, this.firstOfRun(at, entries), entries, false);
+    return dirty ? { low: format.dirty.set(attributes.low), high: attributes.high } : attributes;
   }
 
   private freeBelow(level: number, table: number): void {
@@ -390,15 +562,17 @@ export class PageTable {
     const { format } = this;
     const words = this.tables.words(table);
     const first = wordIndex(table);
-    const size = format.span(level);
-    for (let index = 0; index < this.entriesAt(level); index++) {
+    const span = format.span(level);
+    for (let index = 0, entries = 1; index < this.entriesAt(level); index += entries) {
       const at = first + 2 * index;
-      const iova = start + index * size;
+      const iova = start + index * span;
+      entries = 1;
       const kind = format.kind(level, words[at]);
       if (kind === TABLE) yield* this.leavesOf(level + 1, this.addressAt(words, at), iova);
       if (kind === LEAF) {
         const prot = format.prot(words[at], words[at + 1]);
-        yield { iova, physical: this.addressAt(words, at), size, prot };
+        entries = this.leafEntries(level, words, at);
+        yield { iova, physical: this.addressAt(words, at), size: entries * span, prot };
       }
     }
   }
@@ -414,16 +588,30 @@ export class PageTable {
   }
 
   /** Makes the entry point to a table; whatever it was before, it is invalid in between. */
-  private link(words: Uint32Array, at: number, table: number): void {
+  private link(level: number, words: Uint32Array, at: number, table: number): void {
     words[at] = 0;
     words[at + 1] = this.format.tableHigh(table);
-    words[at] = this.format.tableLow(table);
+    words[at] = this.format.tableLow(table, level);
   }
 
   /** The address in a valid entry. */
   private addressAt(words: Uint32Array, at: number): number {
-    return joinWords(this.format.addressHigh(words[at], words[at + 1]), this.format.addressLow(words[at]));
+    const low = words[at];
+    const high = words[at + 1];
+    return joinWords(this.format.addressHigh(low, high), this.format.addressLow(low, high));
   }
+}
+
+/** Was one of `entries` marked? With `clean` none is afterwards. */
+function takeDirty(mark: DirtyBit, words: Uint32Array, first: number, entries: number, clean: boolean): boolean {
+  let dirty = false;
+  for (let at = first; at < first + 2 * entries; at += 2) {
+    if (!mark.isSet(words[at], words[at + 1])) continue;
+    dirty = true;
+    if (!clean) return true;
+    words[at] = mark.cleared(words[at]);
+  }
+  return dirty;
 }
 
 /** The highest bit in which two addresses differ; -1 if they are the same. */

@@ -16,7 +16,7 @@ export class Tables {
   constructor(system: System, memory: PhysicalMemory, format: Format) {
     this.system = system;
     this.memory = memory;
-    this.framesPerTable = format.granule / PAGE_SIZE;
+    this.framesPerTable = (format.tableEntries * 8) / PAGE_SIZE;
     this.framesOfRoot = Math.ceil((format.rootEntries * 8) / PAGE_SIZE);
   }
 

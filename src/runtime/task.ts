@@ -33,6 +33,8 @@ export class TaskHandle<T = unknown> {
   readonly name: string;
   /** Locks that it holds, in the order taken. */
   readonly held: HeldLock[] = [];
+  /** On whose behalf it runs, if anybody's: the process whose call it executes. */
+  client: object | undefined;
   /** Set when done. */
   outcome: Outcome<T> | undefined;
   /** Where it waits; undefined while it is ready, running or done. */

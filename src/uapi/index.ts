@@ -1,6 +1,8 @@
 // Runs in a browser.
 export { copyIn, copyOut } from "./copy.ts";
 export * from "./iommufd.ts";
-export { decodeRequest, type FieldValue, requestName, requestSize } from "./names.ts";
+export * from "./iommufd-test.ts";
+export { decodeRequest, type FieldValue, type RequestPlace, requestName, requestSize } from "./names.ts";
 export * from "./struct.ts";
 export * from "./vfio.ts";
+export * from "./vfio-container.ts";

@@ -159,6 +159,23 @@ export const HwQueueAlloc = defineStruct("iommu_hw_queue_alloc", {
   length: u64,
 });
 
+/** What a read of a fault queue gives for each page request. */
+export const FaultRecord = defineStruct("iommu_hwpt_pgfault", {
+  flags: u32,
+  dev_id: u32,
+  pasid: u32,
+  grpid: u32,
+  perm: u32,
+  reserved: u32,
+  addr: u64,
+  length: u32,
+  cookie: u32,
+});
+/** What a write to a fault queue answers with. */
+export const FaultResponse = defineStruct("iommu_hwpt_page_response", { cookie: u32, code: u32 });
+/** What precedes each event that is read from an event queue. */
+export const VeventHeader = defineStruct("iommufd_vevent_header", { flags: u32, sequence: u32 });
+
 /** MAP, MAP_FILE and COPY. */
 export const MAP_FIXED_IOVA = 1;
 export const MAP_WRITEABLE = 2;
@@ -190,6 +207,16 @@ export const HW_CAP_PCI_ATS_NOT_SUPPORTED = 8;
 
 export const DIRTY_TRACKING_ENABLE = 1;
 export const DIRTY_BITMAP_NO_CLEAR = 1;
+
+export const FAULT_PASID_VALID = 1;
+export const FAULT_LAST_PAGE = 2;
+
+/** Flag of a header without an event: events before the next one were lost. */
+export const VEVENTQ_LOST_EVENTS = 1;
+
+/** Types 0 of viommus, event queues and hardware queues are for none. */
+export const VIOMMU_TYPE_DEFAULT = 0;
+export const VIOMMU_TYPE_ARM_SMMUV3 = 1;
 
 /** An ioctl number of iommufd has no direction or size bits: type `;` and the number of the row. */
 const IOCTL_TYPE = 0x3b00;

@@ -147,7 +147,11 @@ describe("a struct view", () => {
 
 describe("requests by name", () => {
   it("knows iommufd's and VFIO's", () => {
-    expect([0x3b85, 0x3b76, 0x3b99].map(requestName)).toEqual(["IOAS_MAP", "VFIO_DEVICE_BIND", undefined]);
+    expect([0x3b85, 0x3b76, 0x3b99].map((number) => requestName(number))).toEqual([
+      "IOAS_MAP",
+      "VFIO_DEVICE_BIND",
+      undefined,
+    ]);
   });
 
   it("decodes a struct into plain fields, missing bytes as zero", () => {

@@ -8,16 +8,29 @@
  * and the small ioctls. Attaching the device to address spaces is iommufd's affair; this room only keeps which PASIDs were
  * attached before, since the first time is an attach and every later one a replace.
  *
- * Always true: at most one file of a device is bound; while one is, the function is enabled, owned through the iommufd,
+ * The older way to a device is by its group (group.ts): a group's file is given an iommufd as its *container* and then gives
+ * out device files that are bound and attached already.
+ *
+ * Always true: at most one file of a device is bound, or only files that its group gave out; while one is, the function is enabled, owned through the iommufd,
  * and everything that the client installed hangs on its OpenDevice. Closing the file gives all of it back.
  *
- * Lock order: VfioDevice mutex → iommufd's locks.
+ * Lock order: VfioGroup mutex → VfioDevice mutex → iommufd's locks.
  */
 import type { Device } from "../iommu/index.ts";
+import type { IommufdDevice } from "../iommufd/index.ts";
 import type { File, Process } from "../memory/index.ts";
 import type { PciFunction } from "../pci/index.ts";
 import { assert, ENODEV, Mutex, refuse, type System, type Task, WaitQueue } from "../runtime/index.ts";
 import { DeviceFile } from "./device-file.ts";
+import type { VfioGroup } from "./group.ts";
+import type { OpenDevice } from "./open-device.ts";
+
+/** A device in a client's hands. */
+export interface BoundDevice {
+  readonly opened: OpenDevice;
+  /** The same, as the iommufd knows it. */
+  readonly iommufd: IommufdDevice;
+}
 
 /** A PCI function that is bound to vfio-pci. */
 export class VfioDevice {
@@ -29,8 +42,10 @@ export class VfioDevice {
   readonly number: number;
   /** Held over bind, attach, detach, reset and close. */
   readonly mutex: Mutex;
-  /** The one open file that is bound to an iommufd. */
-  bound: DeviceFile | undefined;
+  /** The devices of its IOMMU group that are bound to vfio-pci. */
+  readonly group: VfioGroup;
+  /** In whose hands it is: those of one cdev's file, or of the files that its group gave out. */
+  bound: BoundDevice | undefined;
   /** Every VFIO device of the machine by its function: whom a bus reset would take along. */
   readonly siblings: ReadonlyMap<PciFunction, VfioDevice>;
   private readonly closed: WaitQueue;
@@ -38,14 +53,15 @@ export class VfioDevice {
 
   constructor(
     system: System,
-    options: { device: Device; number: number; siblings: ReadonlyMap<PciFunction, VfioDevice> },
+    options: { device: Device; number: number; group: VfioGroup; siblings: ReadonlyMap<PciFunction, VfioDevice> },
   ) {
-    const { device, number, siblings } = options;
+    const { device, number, group, siblings } = options;
     assert(device.pci !== undefined, () => `${device.label} is no PCI function`);
     this.system = system;
     this.member = device.pci;
     this.device = device;
     this.number = number;
+    this.group = group;
     this.siblings = siblings;
     this.mutex = new Mutex(system, "vfio.device");
     this.closed = new WaitQueue(system, `close of ${this.name}`);
@@ -63,13 +79,19 @@ export class VfioDevice {
   /** One open of the character device. ENODEV if the driver is letting go of the device. */
   *open(_process: Process): Task<File> {
     yield* this.system.tasks.point();
-    if (this.leaving) refuse(ENODEV, () => `${this.label} is going away`);
+    this.checkStays();
     this.system.failures.point("vfio.file.open");
     return new DeviceFile(this);
   }
 
-  /** A bound file let go of the device. */
+  /** ENODEV if the driver is letting go of the device. */
+  checkStays(): void {
+    if (this.leaving) refuse(ENODEV, () => `${this.label} is going away`);
+  }
+
+  /** Whoever had the device in hand gave it back. */
   wasClosed(): void {
+    this.bound = undefined;
     this.closed.wake();
   }
 
@@ -78,5 +100,10 @@ export class VfioDevice {
     this.leaving = true;
     this.bound?.opened.interrupts.askToRelease();
     yield* this.closed.until(() => this.bound === undefined);
+  }
+
+  tell(kind: string, fields: Record<string, unknown>): void {
+    const { events } = this.system;
+    if (events.on) events.emit({ kind, device: this.name, ...fields });
   }
 }

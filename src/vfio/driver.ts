@@ -1,8 +1,9 @@
 // Runs in a browser.
-import type { Device } from "../iommu/index.ts";
+import type { Device, Group } from "../iommu/index.ts";
 import type { PciDriver, PciFunction } from "../pci/index.ts";
 import { EINVAL, IdAllocator, refuse, type System, type Task } from "../runtime/index.ts";
 import { VfioDevice } from "./device.ts";
+import { VfioGroup } from "./group.ts";
 
 /** Minor numbers of one character device region. */
 const LAST_NUMBER = 0xfffff;
@@ -14,6 +15,8 @@ export class VfioPciDriver implements PciDriver {
   private readonly deviceOf: (member: PciFunction) => Device | undefined;
   private readonly numbers = new IdAllocator(0, LAST_NUMBER);
   private readonly byFunction = new Map<PciFunction, VfioDevice>();
+  private readonly groupNumbers = new IdAllocator(0, LAST_NUMBER);
+  private readonly byGroup = new Map<Group, VfioGroup>();
 
   /** `device` finds what the IOMMU core has of a function. */
   constructor(system: System, options: { device: (member: PciFunction) => Device | undefined }) {
@@ -24,6 +27,11 @@ export class VfioPciDriver implements PciDriver {
   /** In the order in which they were bound. */
   get devices(): readonly VfioDevice[] {
     return [...this.byFunction.values()];
+  }
+
+  /** Groups with such a device, in the order of their first ones. */
+  get groups(): readonly VfioGroup[] {
+    return [...this.byGroup.values()];
   }
 
   /** EINVAL if no IOMMU keeps the function's DMA coherent with the CPU's caches, or there is none. */
@@ -38,7 +46,10 @@ export class VfioPciDriver implements PciDriver {
     this.system.failures.point("vfio.device.probe");
     const number = this.numbers.allocate();
     if (number === undefined) refuse(EINVAL, () => "there are no more numbers for VFIO devices");
-    this.byFunction.set(member, new VfioDevice(this.system, { device, number, siblings: this.byFunction }));
+    const group = this.groupOf(device.group!);
+    const vfio = new VfioDevice(this.system, { device, number, group, siblings: this.byFunction });
+    this.byFunction.set(member, vfio);
+    group.members.add(vfio);
     device.driver = this.name;
   }
 
@@ -47,7 +58,28 @@ export class VfioPciDriver implements PciDriver {
     if (vfio === undefined) return;
     yield* vfio.leave();
     this.byFunction.delete(member);
+    this.leaveGroup(vfio);
     this.numbers.free(vfio.number);
     vfio.device.driver = undefined;
+  }
+
+  private groupOf(group: Group): VfioGroup {
+    let found = this.byGroup.get(group);
+    if (found === undefined) {
+      const number = this.groupNumbers.allocate();
+      if (number === undefined) refuse(EINVAL, () => "there are no more numbers for VFIO groups");
+      found = new VfioGroup(this.system, group, number);
+      this.byGroup.set(group, found);
+    }
+    return found;
+  }
+
+  /** The last device takes its group along, for everybody but who has its file open. */
+  private leaveGroup(device: VfioDevice): void {
+    const { group } = device;
+    group.members.delete(device);
+    if (!group.isGone) return;
+    this.byGroup.delete(group.group);
+    this.groupNumbers.free(group.number);
   }
 }

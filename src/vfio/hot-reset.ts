@@ -13,11 +13,18 @@ import {
 } from "../uapi/index.ts";
 import { readArgument } from "./info.ts";
 
-/** Who asks: whose functions share its reset, and what they are to its iommufd. */
+/** Who asks: whose functions share its reset, and how it proves that they are its own. */
 export interface HotResetOwner {
   readonly member: PciFunction;
-  /** The id of a function's device object in the asker's context; 0 if only its group is owned; undefined if neither. */
+  /** By the iommufd that they are bound to, or by descriptors of their groups: as the device itself was opened. */
+  readonly proof: "iommufd" | "group";
+  /**
+   * "iommufd": the id of a function's device object in the asker's context; 0 if only its group is owned; undefined if
+   * neither. "group": the id of its group; EPERM if it has none.
+   */
   idOf(member: PciFunction): number | undefined;
+  /** Which functions are owned by who has these descriptors. EBADF, EINVAL: one of them is no group. */
+  owned(process: Process, fds: readonly number[]): (member: PciFunction) => boolean;
 }
 
 /** The functions that a bus reset takes along, itself included. ENODEV on the root bus, which cannot be reset. */
@@ -27,7 +34,7 @@ function affected({ member }: HotResetOwner): PciFunction[] {
   return bus.functions;
 }
 
-/** GET_PCI_HOT_RESET_INFO of a device cdev. */
+/** GET_PCI_HOT_RESET_INFO. */
 export function hotResetInfo(process: Process, argument: number, owner: HotResetOwner): void {
   const info = readArgument(process, argument, new PciHotResetInfo(), PciHotResetInfo.size);
   const members = affected(owner);
@@ -38,7 +45,7 @@ export function hotResetInfo(process: Process, argument: number, owner: HotReset
     process.memory.write(argument, info.$bytes);
     refuse(ENOSPC, () => `argsz ${info.argsz} has no room for ${members.length} devices`);
   }
-  info.flags = HOT_RESET_FLAG_DEV_ID | HOT_RESET_FLAG_DEV_ID_OWNED;
+  if (owner.proof === "iommufd") info.flags = HOT_RESET_FLAG_DEV_ID | HOT_RESET_FLAG_DEV_ID_OWNED;
   const entries = new Uint8Array(members.length * PciDependentDevice.size);
   for (const [index, member] of members.entries()) {
     const entry = new PciDependentDevice(entries.subarray(index * PciDependentDevice.size));
@@ -53,13 +60,24 @@ export function hotResetInfo(process: Process, argument: number, owner: HotReset
   process.memory.write(argument, info.$bytes);
 }
 
-/** PCI_HOT_RESET of a device cdev: every function on the bus must be owned. */
+/** PCI_HOT_RESET: every function on the bus must be owned. */
 export function hotReset(process: Process, argument: number, owner: HotResetOwner): void {
   const { flags, count } = readArgument(process, argument, new PciHotReset(), PciHotReset.size);
   if (flags !== 0) refuse(EINVAL, () => `flags 0x${flags.toString(16)} has unknown bits`);
-  if (count !== 0) refuse(EINVAL, () => "a device cdev proves ownership by its iommufd, not by group descriptors");
+  if (owner.proof === "iommufd" && count !== 0) {
+    refuse(EINVAL, () => "a device cdev proves ownership by its iommufd, not by group descriptors");
+  }
+  if (owner.proof === "group" && count === 0) {
+    refuse(EINVAL, () => "a device that was opened through its group proves ownership by group descriptors");
+  }
   const members = affected(owner);
-  const foreign = members.find((member) => owner.idOf(member) === undefined);
+  if (count > members.length) refuse(EINVAL, () => `${count} groups for ${members.length} devices`);
+  const bytes = new Uint8Array(4 * count);
+  process.memory.read(argument + PciHotReset.size, bytes);
+  const view = new DataView(bytes.buffer);
+  const fds = Array.from({ length: count }, (_, index) => view.getInt32(4 * index, true));
+  const isOwned = owner.owned(process, fds);
+  const foreign = members.find((member) => !isOwned(member));
   if (foreign) refuse(EINVAL, () => `${foreign.name} shares the reset and is not owned`);
   const states = members.map((member) => saveState(member));
   for (const member of members) member.functionLevelReset();

@@ -3,12 +3,18 @@
 import type { FileNode } from "../memory/index.ts";
 import { devicePath, relative } from "../pci/index.ts";
 import type { VfioPciDriver } from "./driver.ts";
+import type { VfioGroup } from "./group.ts";
 
-/** The character device region of VFIO devices; their number is the minor. */
+/** The character device regions of VFIO devices and of groups; their number is the minor. */
 const MAJOR = 511;
+const GROUP_MAJOR = 510;
 const classPath = "/sys/class/vfio-dev";
+const groupClassPath = "/sys/class/vfio";
 
-/** As things stand: /dev/vfio/devices/vfioN, /sys/class/vfio-dev/vfioN and `vfio-dev/vfioN` in the directory of each device. */
+/**
+ * As things stand: /dev/vfio/devices/vfioN, /sys/class/vfio-dev/vfioN and `vfio-dev/vfioN` in the directory of each device;
+ * /dev/vfio/GROUP and /sys/class/vfio/GROUP of each group.
+ */
 export function vfioNodes(driver: VfioPciDriver): Map<string, FileNode> {
   const nodes = new Map<string, FileNode>();
   nodes.set("/dev/vfio/devices", { kind: "directory" });
@@ -36,5 +42,28 @@ export function vfioNodes(driver: VfioPciDriver): Map<string, FileNode> {
     nodes.set(`${path}/device`, { kind: "link", target: relative(path, parent) });
     nodes.set(`${path}/subsystem`, { kind: "link", target: relative(path, classPath) });
   }
+  nodes.set(groupClassPath, { kind: "directory" });
+  for (const group of driver.groups) addGroup(nodes, group);
   return nodes;
+}
+
+/** /dev/vfio/GROUP, /sys/class/vfio/GROUP and where that leads. */
+function addGroup(nodes: Map<string, FileNode>, group: VfioGroup): void {
+  const { name, number } = group;
+  const path = `/sys/devices/virtual/vfio/${name}`;
+  nodes.set(`/dev/vfio/${name}`, {
+    kind: "device",
+    major: GROUP_MAJOR,
+    minor: number,
+    mode: 0o600,
+    open: (process) => group.open(process),
+  });
+  nodes.set(`${groupClassPath}/${name}`, { kind: "link", target: relative(groupClassPath, path) });
+  nodes.set(`${path}/dev`, { kind: "text", mode: 0o444, read: () => `${GROUP_MAJOR}:${number}\n` });
+  nodes.set(`${path}/uevent`, {
+    kind: "text",
+    mode: 0o644,
+    read: () => `MAJOR=${GROUP_MAJOR}\nMINOR=${number}\nDEVNAME=vfio/${name}\n`,
+  });
+  nodes.set(`${path}/subsystem`, { kind: "link", target: relative(path, groupClassPath) });
 }

@@ -1,6 +1,13 @@
 // Runs in a browser.
 /** Domains with a page table: stage 1 under an ASID, or stage 2 under a VMID. Each belongs to one SMMU. */
-import { type Device, type Domain, type IommuDriver, PagingDomain, type UnmapGather } from "../../iommu/index.ts";
+import {
+  type Device,
+  type DirtyReader,
+  type Domain,
+  type IommuDriver,
+  PagingDomain,
+  type UnmapGather,
+} from "../../iommu/index.ts";
 import { type Granule, type LpaeFormat, lpae, PageTable } from "../../pagetable/index.ts";
 import { bigintOf, EBUSY, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
 import { attach } from "./attach.ts";
@@ -126,6 +133,21 @@ export class SmmuV3PagingDomain extends PagingDomain {
 
   override translate(iova: bigint): number | undefined {
     return this.table.translate(Number(iova))?.physical;
+  }
+
+  /** Hardware marks writes at all times; iommufd begins with everything clean. */
+  override *setDirtyTracking(_on: boolean): Task<void> {}
+
+  override *readDirty(iova: bigint, size: number, { clear, report, gather }: DirtyReader): Task<void> {
+    const start = Number(iova);
+    const end = start + size;
+    this.table.visitDirty(start, size, clear, (leaf, leafSize) => {
+      const from = Math.max(leaf, start);
+      report(BigInt(from), Math.min(leaf + leafSize, end) - from);
+      if (!clear) return;
+      if (gather.last < gather.start) gather.start = BigInt(leaf);
+      gather.last = BigInt(leaf + leafSize - 1);
+    });
   }
 
   override free(): void {

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import {
+  ALLOC_DIRTY_TRACKING,
   Device,
   groupNodes,
   IommuCore,
@@ -14,7 +15,7 @@ import { CFGI_CD, CFGI_STE, commandName, SYNC, TLBI_NH_ASID, TLBI_NH_VA } from "
 import type { SmmuV3PagingDomain } from "./domain.ts";
 import { SmmuV3Driver } from "./driver.ts";
 import { readEntry } from "./entry-writer.ts";
-import { FakeSmmu } from "./fake-smmu.test-support.ts";
+import { FakeSmmu, fakeIdentification } from "./fake-smmu.test-support.ts";
 import { masterOf } from "./master.ts";
 import {
   CMDQ_BASE,
@@ -178,7 +179,8 @@ describe("domains", () => {
   it("answer EOPNOTSUPP to other flags and to data", () => {
     const { errno, driver, a } = setUp();
     for (const flags of [3, 4, 9, 16]) expect(errno(driver.allocatePaging(a, flags, undefined))).toBe(EOPNOTSUPP);
-    expect(errno(driver.allocatePaging(a, 0, { type: 2, bytes: new Uint8Array(16) }))).toBe(EOPNOTSUPP);
+    const data = { type: 2, length: 16, bytes: new Uint8Array(16), write: () => {} };
+    expect(errno(driver.allocatePaging(a, 0, data))).toBe(EOPNOTSUPP);
   });
 
   it("fall back to stage 2 where there is no stage 1, which then nests nothing", () => {
@@ -246,6 +248,41 @@ describe("attaching", () => {
     expect(seen).toEqual(["in after 0 STE changes", `out after ${hardware.commands.filter(isSte).length} STE changes`]);
     expect(changes).toBeGreaterThan(0);
     expect(instance.asids.size).toBe(1);
+  });
+});
+
+describe("dirty tracking", () => {
+  /** The default features, with hardware that keeps access flags and dirty states. */
+  function tracked() {
+    const world = setUp({ [IDR0]: fakeIdentification[IDR0] | (2 << 6) });
+    const domain = world.domain(ALLOC_DIRTY_TRACKING);
+    world.run(world.a.group!.attach(domain, {}));
+    world.run(domain.map(0x4000_0000n, 0x4000_0000, 0x20_0000 + 0x3000, RW));
+    world.run(domain.map(0x8000_0000n, 0x4000_0000, 0x1000, PROT_READ));
+    const read = (clear: boolean, iova = 0x4000_0000n, size = 0x20_3000): [bigint, number][] => {
+      const told: [bigint, number][] = [];
+      const reader = { clear, gather: newGather(), report: (at: bigint, bytes: number) => void told.push([at, bytes]) };
+      const issued = world.commandsOf(
+        (function* () {
+          yield* domain.readDirty!(iova, size, reader);
+          yield* domain.sync(reader.gather);
+        })(),
+      );
+      expect(issued.length > 0).toBe(clear && told.length > 0);
+      return told;
+    };
+    return { ...world, domain, read };
+  }
+
+  it("finds what may be written dirty at first, each leaf as far as it is asked for, and clean once it was read", () => {
+    const { read, domain, run } = tracked();
+    const pages: [bigint, number][] = [0x4020_0000n, 0x4020_1000n, 0x4020_2000n].map((at) => [at, 0x1000]);
+    expect(read(false)).toEqual([[0x4000_0000n, 0x20_0000], ...pages]);
+    expect(read(true, 0x401f_f000n, 0x2000)).toEqual([[0x401f_f000n, 0x1000], pages[0]]);
+    expect(read(true)).toEqual(pages.slice(1));
+    expect([read(true), read(true, 0x8000_0000n, 0x1000)]).toEqual([[], []]);
+    expect(domain.translate(0x4020_1000n)).toBe(0x4020_1000);
+    run(domain.setDirtyTracking!(true));
   });
 });
 

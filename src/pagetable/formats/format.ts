@@ -28,7 +28,7 @@ export interface Format {
   /** Addresses that come out are below `outputEnd` = 2^`outputBits`. */
   readonly outputBits: number;
   readonly outputEnd: number;
-  /** Bytes of the smallest leaf, and of every table but the root. */
+  /** Bytes of the smallest leaf. */
   readonly granule: number;
   readonly startLevel: number;
   readonly lastLevel: number;
@@ -46,12 +46,12 @@ export interface Format {
   kind(level: number, low: number): EntryKind;
   /** The address in a valid entry, as words. */
   addressHigh(low: number, high: number): number;
-  addressLow(low: number): number;
+  addressLow(low: number, high: number): number;
 
   leafLow(level: number, physical: number, attributes: LeafAttributes): number;
   leafHigh(physical: number, attributes: LeafAttributes): number;
-  /** The words of an entry for the next level's table at `physical`. */
-  tableLow(physical: number): number;
+  /** The words of an entry at `level` for the next level's table at `physical`. */
+  tableLow(physical: number, level: number): number;
   tableHigh(physical: number): number;
 
   /** PROT_* to bits, and back. */
@@ -59,4 +59,30 @@ export interface Format {
   prot(low: number, high: number): number;
   /** All bits of a leaf that the smaller leaves have too into which it can be split. */
   splitAttributes(low: number, high: number): LeafAttributes;
+
+  /** Where a leaf may take several entries. Absent: every leaf is one entry. */
+  readonly runs?: LeafRuns;
+  /** Where hardware marks the leaves that it wrote through. Absent: it does not. */
+  readonly dirty?: DirtyBit | undefined;
+}
+
+/**
+ * Leaves of several entries: 2^n of them side by side, aligned to their number, all of the same bits, which also say how
+ * many they are. The address in an entry is that of the whole leaf. The functions above are about leaves of one entry.
+ */
+export interface LeafRuns {
+  /** How many entries a leaf at `level` may have, descending; 1 is among them if one is enough. */
+  counts(level: number): readonly number[];
+  /** How many entries the leaf has that this entry at `level` belongs to. */
+  count(level: number, low: number, high: number): number;
+  low(level: number, physical: number, count: number, attributes: LeafAttributes): number;
+  high(level: number, physical: number, count: number, attributes: LeafAttributes): number;
+}
+
+/** The mark of an entry that was written through. It is in the low word. */
+export interface DirtyBit {
+  isSet(low: number, high: number): boolean;
+  /** The low word with the mark, and without. */
+  set(low: number): number;
+  cleared(low: number): number;
 }

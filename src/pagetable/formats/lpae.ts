@@ -8,8 +8,16 @@
  */
 import { assert } from "../../runtime/index.ts";
 import { highWord } from "../words.ts";
-import { type EntryKind, type Format, INVALID, LEAF, type LeafAttributes, TABLE } from "./format.ts";
-import { CONTIGUOUS, stage1Attributes, stage1Prot, stage2Attributes, stage2Prot } from "./lpae-attributes.ts";
+import { type DirtyBit, type EntryKind, type Format, INVALID, LEAF, type LeafAttributes, TABLE } from "./format.ts";
+import {
+  CONTIGUOUS,
+  DIRTY_BIT_MODIFIER,
+  READ_ONLY,
+  stage1Attributes,
+  stage1Prot,
+  stage2Attributes,
+  stage2Prot,
+} from "./lpae-attributes.ts";
 
 export type Granule = 4096 | 16384 | 65536;
 
@@ -97,6 +105,8 @@ export class LpaeFormat implements Format {
   readonly pageSizes: readonly number[];
   private readonly granuleBits: number;
   /** Bits 31:granuleBits, where an entry keeps the lower part of its address. */
+  /** Only with {@link LpaeOptions.dirty}. */
+  readonly dirty: DirtyBit | undefined;
   private readonly lowMask: number;
   /** Bits 15:12 of an entry are bits 51:48 of its address. */
   private readonly folded: boolean;
@@ -138,6 +148,7 @@ export class LpaeFormat implements Format {
     this.pageSizes = [3, 2, 1, 0]
       .filter((level) => level >= start && this.hasLeaves(level))
       .map((level) => this.spans[level]);
+    this.dirty = options.dirty ? writableDirty : undefined;
     this.byProt = Array.from({ length: 64 }, (_, prot) =>
       stage === 1
         ? stage1Attributes(prot, options.dirty ?? false)
@@ -226,6 +237,16 @@ export class LpaeFormat implements Format {
     return this.folded ? low | ((highWord(physical) >>> 4) & 0xf000) : low;
   }
 }
+
+/**
+ * Stage 1 with DBM: a leaf that may be written is dirty while AP[2] says writable, which is how it begins; hardware with HD
+ * takes AP[2] away again at the first write to a clean one (DDI 0487, hardware management of the dirty state).
+ */
+const writableDirty: DirtyBit = {
+  isSet: (low, high) => (high & DIRTY_BIT_MODIFIER) !== 0 && (low & READ_ONLY) === 0,
+  set: (low) => low & ~READ_ONLY,
+  cleared: (low) => low | READ_ONLY,
+};
 
 /** The format of LPAE tables with these parameters. Impossible ones are an assertion: who decodes a CD or STE checks first. */
 export function lpae(options: LpaeOptions): LpaeFormat {

@@ -1,0 +1,2 @@
+// Runs in a browser.
+export { testInterface } from "./commands.ts";
