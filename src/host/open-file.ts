@@ -67,7 +67,7 @@ export class OpenFile {
     this.checkPosition(position);
     if (file.read === undefined) return refuse(EINVAL, () => `${file.label} cannot be read`);
     const count = yield* file.read(process, position ?? this.position, into);
-    if (position === undefined && file.seekable) this.position += count;
+    if (position === undefined && file.hasPosition) this.position += count;
     return count;
   }
 
@@ -77,7 +77,7 @@ export class OpenFile {
     this.checkPosition(position);
     if (file.write === undefined) return refuse(EINVAL, () => `${file.label} cannot be written`);
     const count = yield* file.write(process, position ?? this.position, from);
-    if (position === undefined && file.seekable) this.position += count;
+    if (position === undefined && file.hasPosition) this.position += count;
     return count;
   }
 
@@ -93,7 +93,7 @@ export class OpenFile {
   }
 
   seek(offset: number, whence: number): number {
-    if (!this.file.seekable) refuse(ESPIPE, () => `${this.file.label} has no position`);
+    if (!this.file.seekable) refuse(ESPIPE, () => `${this.file.label} cannot seek`);
     const target = whence === SEEK_SET ? offset : whence === SEEK_CUR ? this.position + offset : -1;
     if (target < 0 || target > Number.MAX_SAFE_INTEGER) refuse(EINVAL, () => `lseek to ${offset}, whence ${whence}`);
     this.position = target;
@@ -102,7 +102,7 @@ export class OpenFile {
 
   private checkPosition(position: number | undefined): void {
     if (position === undefined) return;
-    if (!this.file.seekable) refuse(ESPIPE, () => `${this.file.label} has no position`);
+    if (!this.file.hasPosition) refuse(ESPIPE, () => `${this.file.label} has no position`);
     if (position > Number.MAX_SAFE_INTEGER) refuse(EINVAL, () => `position ${position} is too large`);
   }
 }
@@ -110,6 +110,7 @@ export class OpenFile {
 /** A text that can be written, opened. Each write is one store, as in sysfs. */
 export class TextFile implements File {
   readonly label: string;
+  readonly hasPosition = true;
   readonly seekable = true;
   private readonly node: FileNode & { kind: "text" };
 

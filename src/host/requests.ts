@@ -195,7 +195,10 @@ export class Requests {
   private mmap(connection: Connection, client: ClientProcess, { file }: OpenFile, request: MmapRequest): number {
     if (file.mmap === undefined) {
       // The regions of a device refuse it, what is no device has no mmap at all.
-      return refuse(file.seekable ? EINVAL : ENODEV, () => `${file.label} cannot be mapped`);
+      return refuse(
+        file.hasPosition && file.read !== undefined ? EINVAL : ENODEV,
+        () => `${file.label} cannot be mapped`,
+      );
     }
     this.host.windows.collect();
     return this.host.windows.show(file, file.mmap(client, request), connection);

@@ -52,7 +52,7 @@ function copyIn(process: Process, argument: number, size: number): { bytes: Uint
 
 class Queue implements File {
   readonly label = "toy-queue";
-  readonly seekable = false;
+  readonly hasPosition = false;
   readonly values: number[] = [];
   onReadable: (() => void) | undefined;
   private readonly toy: Toy;
@@ -88,6 +88,7 @@ class Queue implements File {
 
 class Echo implements File {
   readonly label = "toy-echo";
+  readonly hasPosition = true;
   readonly seekable = true;
   private readonly toy: Toy;
   private readonly content = new Uint8Array(65536);

@@ -27,7 +27,7 @@ const RESULT = 0x3b07; // returns a new descriptor of the queue
 class Queue implements File {
   readonly label = "queue";
   readonly inodeName = "test-queue";
-  readonly seekable = false;
+  readonly hasPosition = false;
   readonly values: number[] = [];
   onReadable: (() => void) | undefined;
 
@@ -64,7 +64,7 @@ class Queue implements File {
 /** A file with one window, at offset 4096. */
 class WindowFile implements File {
   readonly label = "window";
-  readonly seekable = false;
+  readonly hasPosition = false;
   readonly queue = new Queue();
   readonly pfn: number;
   holders = 0;

@@ -60,7 +60,7 @@ export interface IommufdOptions {
 }
 
 export class IommufdContext implements File {
-  readonly seekable = false;
+  readonly hasPosition = true;
   readonly label: string;
   readonly system: System;
   readonly core: IommuCore;

@@ -9,7 +9,7 @@ const PAGES = 4;
 
 class TestBuffer implements File, DmaBuf {
   readonly label = "a buffer";
-  readonly seekable = false;
+  readonly hasPosition = false;
   readonly physical: number;
   readonly size = PAGES * PAGE_SIZE;
   mappable = true;

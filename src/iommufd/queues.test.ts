@@ -224,7 +224,7 @@ describe("a fault queue", () => {
     const { world, fd } = faulting();
     const file = world.process.file(fd);
     if (file.kind !== "ours") throw new Error("a queue");
-    expect(file.file.seekable).toBe(false);
+    expect(file.file.hasPosition).toBe(false);
     expect(world.errnoOf(file.file.ioctl(world.process, 0x3b80, world.scratch))).toBe("ENOTTY");
   });
 });

@@ -15,7 +15,7 @@ export type Get = (at: number, count: number) => Uint8Array;
  * keeps the context; records move whole, and one that the client's memory refuses stays.
  */
 export abstract class RecordQueue extends IommufdObject implements File {
-  readonly seekable = false;
+  readonly hasPosition = false;
   abstract readonly writable: boolean;
   onReadable: (() => void) | undefined;
   protected readonly context: IommufdContext;

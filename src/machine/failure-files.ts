@@ -77,6 +77,7 @@ export class FailureFiles {
 /** `/proc/PID/fail-nth`, opened. */
 class FailNthFile implements File {
   readonly label = "fail-nth";
+  readonly hasPosition = true;
   readonly seekable = true;
   private readonly files: FailureFiles;
   private readonly process: Process;

@@ -153,7 +153,7 @@ describe("files of a process", () => {
     let released = 0;
     const file: File = {
       label: "test file",
-      seekable: false,
+      hasPosition: false,
       *ioctl() {
         return 0;
       },

@@ -74,8 +74,10 @@ export interface File {
    */
   readInto?(process: Process, address: UserAddress, count: number): Task<number>;
   writeFrom?(process: Process, address: UserAddress, count: number): Task<number>;
-  /** False: read and write ignore the position, and lseek, pread, pwrite answer ESPIPE. */
-  readonly seekable: boolean;
+  /** False: read and write know no position, and pread and pwrite answer ESPIPE. */
+  readonly hasPosition: boolean;
+  /** True: lseek moves the position. It answers ESPIPE where this is absent, as for all devices. */
+  readonly seekable?: boolean;
   /** True when a read would return something; `onReadable` is told when that changed by anything but a read. */
   readable?(): boolean;
   onReadable?: (() => void) | undefined;

@@ -12,7 +12,7 @@ interface PinnedItem {
 /** An access that a client drives: what CREATE_ACCESS gives it a descriptor of (reference 4.7). */
 export class AccessFile implements File, AccessUser {
   readonly label = "selftest access";
-  readonly seekable = false;
+  readonly hasPosition = false;
   readonly access: Access;
   private readonly items = new Map<number, PinnedItem>();
   private nextItem = 0;

@@ -11,7 +11,7 @@ const MOST_PAGES = 512;
 /** An open dma-buf of the test. Its memory lives until its file is closed and nothing maps it any more. */
 class TestDmaBuf implements File, DmaBuf {
   readonly label = "a test dma-buf";
-  readonly seekable = false;
+  readonly hasPosition = false;
   readonly physical: number;
   readonly size: number;
   readonly mappable = true;

@@ -20,7 +20,7 @@ import { OpenDevice } from "./open-device.ts";
 
 /** One open of a device's character device. Until it is bound to an iommufd it answers EINVAL to all but BIND. */
 export class DeviceFile implements File, HotResetOwner, BoundDevice {
-  readonly seekable = true;
+  readonly hasPosition = true;
   readonly proof = "iommufd";
   readonly vfio: VfioDevice;
   /** Both set while bound. */

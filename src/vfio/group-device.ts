@@ -71,7 +71,7 @@ function* open(device: VfioDevice, container: IommufdContext, process: Process):
 
 /** What GET_DEVICE_FD gives: a device that needs no BIND, and knows no ATTACH and DETACH. */
 class GroupDeviceFile implements File, HotResetOwner {
-  readonly seekable = true;
+  readonly hasPosition = true;
   readonly inodeName = "vfio-device";
   readonly proof = "group";
   private readonly device: VfioDevice;

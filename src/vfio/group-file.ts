@@ -18,7 +18,7 @@ import { iommufdOf } from "./iommufd-of.ts";
 
 /** The one open file of a group: what gives its devices out (reference 5.3). */
 export class GroupFile implements File {
-  readonly seekable = false;
+  readonly hasPosition = true;
   readonly group: VfioGroup;
 
   constructor(group: VfioGroup) {
