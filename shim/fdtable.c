@@ -53,6 +53,8 @@ void note_file(int fd, uint64_t inode, const struct uiommu_description *descript
 	entry->rdev[1] = description->minor;
 	entry->mode = description->mode;
 	entry->description = description->kind;
+	if (description->kind == FILE_SILENT)
+		silent_files = true;
 	note_fd(fd, description->kind == FILE_TEXT ? FD_TEXT : FD_FILE, inode);
 }
 
