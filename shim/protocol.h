@@ -89,7 +89,12 @@ struct uiommu_reply {
 	uint32_t reserved;
 };
 
-enum uiommu_file_kind { FILE_DEVICE = 1, FILE_TEXT = 2, FILE_ANONYMOUS = 3 };
+enum uiommu_file_kind {
+	FILE_DEVICE = 1,
+	FILE_TEXT = 2,
+	FILE_ANONYMOUS = 3,
+	FILE_SILENT = 4, /* likewise, and never writable */
+};
 
 /* Follows the reply to HELLO_OPEN, HELLO_ADOPT and OP_DESCRIBE. */
 struct uiommu_description {

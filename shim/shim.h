@@ -141,6 +141,8 @@ void copy_note(int from, int to);
 uint64_t file_inode(int fd);
 /* Like that, for a descriptor that we never saw being made. */
 uint64_t discover_file(int fd);
+/* waiting.c: true once this process had a file that is never writable. */
+extern bool silent_files;
 /* A descriptor of the open file `inode`, or -1. */
 int find_file(uint64_t inode);
 void scan_descriptors(void);

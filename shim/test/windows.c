@@ -140,8 +140,21 @@ static void queues(void)
 	say("a write of what cannot be read is refused", write(queue, nowhere, 1) == -1 && errno == EFAULT);
 	say("a write is taken from memory", write(queue, "q", 1) == 1 && read(queue, &value, 1) == 1 && value == 'q');
 	say("a call returns a descriptor", (copy = ioctl(fd, RESULT, 0)) > queue && (fcntl(copy, F_GETFD) & FD_CLOEXEC));
-	ioctl(fd, PUSH, 9);
-	say("of the same queue", read(copy, &value, 1) == 1 && value == 9);
+	poller = (struct pollfd){queue, POLLIN | POLLOUT, 0};
+	say("a queue that takes answers is writable", POLLED() == 1 && poller.revents == POLLOUT);
+	poller.fd = copy;
+	say("one that only speaks is not", POLLED() == 0 && poller.events == (POLLIN | POLLOUT));
+	event.events = EPOLLIN | EPOLLOUT;
+	epoll_ctl(epoll, EPOLL_CTL_ADD, copy, &event);
+	say("nor for epoll", EPOLLED() == 0);
+	fd_set set;
+	FD_ZERO(&set);
+	FD_SET(copy, &set);
+	struct timeval now = {0, 0};
+	say("nor for select", select(copy + 1, NULL, &set, NULL, &now) == 0);
+	ioctl(fd, PUSH, 109);
+	say("until it speaks", POLLED() == 1 && poller.revents == POLLIN && EPOLLED() == 1 && event.events == EPOLLIN);
+	say("and is heard", read(copy, &value, 1) == 1 && value == 109 && POLLED() == 0);
 }
 
 int main(void)

@@ -1,6 +1,6 @@
-import { openSync, readFileSync, readlinkSync, statfsSync, statSync } from "node:fs";
+import { openSync, readdirSync, readFileSync, readlinkSync, statfsSync, statSync } from "node:fs";
 import type { ClientFile, File, FrameRun, PhysicalMemory, Process, User, UserAddress } from "../memory/index.ts";
-import { EBADF, refuse } from "../runtime/index.ts";
+import { EBADF, EMFILE, refuse } from "../runtime/index.ts";
 import { ClientAddressSpace } from "./address-space.ts";
 import { DescriptorBacking } from "./backings.ts";
 import type { EventFdOwner, EventFds } from "./event-fds.ts";
@@ -63,8 +63,10 @@ export class ClientProcess implements Process, EventFdOwner {
   capable(capability: number): boolean {
     this.capabilities ??= capabilitiesOf(this.pid);
     const { effective, bounding } = this.capabilities;
-    // What a container took from everybody, nobody took on the machine: its root has it.
-    return hasBit(effective, capability) || (this.user.uid === 0 && !hasBit(bounding, capability));
+    // What a container took from everybody, us included, nobody took on the machine: its root has it.
+    ours ??= capabilitiesOf(process.pid);
+    const isTakenFromAll = !hasBit(bounding, capability) && !hasBit(ours.bounding, capability);
+    return hasBit(effective, capability) || (this.user.uid === 0 && isTakenFromAll);
   }
 
   get memlockLimit(): number {
@@ -98,15 +100,33 @@ export class ClientProcess implements Process, EventFdOwner {
   }
 
   installFile(file: File, address: UserAddress): void {
+    this.checkRoom();
     this.memory.checkWritable(address, 4);
     this.installation = { file, address: Number(address) };
   }
 
   installFileAsResult(file: File): number {
+    this.checkRoom();
     this.installation = { file, address: 0 };
     return 0;
   }
+
+  /** EMFILE if the process cannot have one more descriptor: the shim, which makes it, would find out too late. */
+  private checkRoom(): void {
+    const limit = Number(/^Max open files\s+(\d+)/m.exec(read(`/proc/${this.pid}/limits`))?.[1] ?? Infinity);
+    let taken: Set<string>;
+    try {
+      taken = new Set(readdirSync(`/proc/${this.pid}/fd`));
+    } catch {
+      return; // the process is gone
+    }
+    for (let fd = 0; fd < limit; fd++) if (!taken.has(`${fd}`)) return;
+    refuse(EMFILE, () => `${this.label} has ${taken.size} descriptors, and its limit is ${limit}`);
+  }
 }
+
+/** Our own capabilities. */
+let ours: ReturnType<typeof capabilitiesOf> | undefined;
 
 /** Sets of capabilities, as hexadecimal digits. */
 function capabilitiesOf(pid: number): { effective: string; bounding: string } {

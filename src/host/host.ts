@@ -277,7 +277,8 @@ export class Host {
         this.adoptions.delete(hello.token);
         connection.isFile = true;
         const path = `anon_inode:[${adoption.file.inodeName ?? adoption.file.label}]`;
-        const description = { kind: wire.FILE_ANONYMOUS, mode: 0o600, major: 0, minor: 0, flags: O_RDWR, path };
+        const kind = adoption.file.writable === false ? wire.FILE_SILENT : wire.FILE_ANONYMOUS;
+        const description = { kind, mode: 0o600, major: 0, minor: 0, flags: O_RDWR, path };
         this.publish(connection, inode, adoption.file, description);
         return size;
       }

@@ -65,6 +65,7 @@ export const Reply: Struct<typeof replyFields> = defineStruct("uiommu_reply", re
 export const FILE_DEVICE = 1;
 export const FILE_TEXT = 2;
 export const FILE_ANONYMOUS = 3;
+export const FILE_SILENT = 4;
 
 const descriptionFields = { kind: u32, mode: u32, major: u32, minor: u32, flags: u32, path: bytes(256) } as const;
 export const Description: Struct<typeof descriptionFields> = defineStruct("uiommu_description", descriptionFields);

@@ -19,9 +19,9 @@ const PEEK = 0x3b01; // { u64 offset, u64 value }: reads the window as a device 
 const POKE = 0x3b02; // likewise, writes
 const USERS = 0x3b03; // returns how many mmaps hold the window
 const QUEUE = 0x3b04; // s32: a new descriptor of the queue
-const PUSH = 0x3b05; // value: into the queue
+const PUSH = 0x3b05; // value: into the queue; from 100 on into the one that only speaks
 const POP = 0x3b06; // out of it again, by somebody else
-const RESULT = 0x3b07; // returns a new descriptor of the queue
+const RESULT = 0x3b07; // returns a new descriptor of the queue that only speaks
 
 /** A byte queue that moves bytes from and to the client's memory itself. */
 class Queue implements File {
@@ -29,7 +29,12 @@ class Queue implements File {
   readonly inodeName = "test-queue";
   readonly hasPosition = false;
   readonly values: number[] = [];
+  readonly writable: boolean;
   onReadable: (() => void) | undefined;
+
+  constructor({ writable }: { writable: boolean }) {
+    this.writable = writable;
+  }
 
   *ioctl(): Task<number> {
     return refuse(ENOTTY, () => "a queue has no ioctl");
@@ -65,7 +70,8 @@ class Queue implements File {
 class WindowFile implements File {
   readonly label = "window";
   readonly hasPosition = false;
-  readonly queue = new Queue();
+  readonly queue = new Queue({ writable: true });
+  readonly speaker = new Queue({ writable: false });
   readonly pfn: number;
   holders = 0;
   releases = 0;
@@ -95,13 +101,13 @@ class WindowFile implements File {
         process.installFile(this.queue, argument);
         return 0;
       case PUSH:
-        this.queue.push(argument);
+        (argument < 100 ? this.queue : this.speaker).push(argument);
         return 0;
       case POP:
         this.queue.values.pop();
         return 0;
       case RESULT:
-        return process.installFileAsResult(this.queue);
+        return process.installFileAsResult(this.speaker);
       default:
         return refuse(ENOTTY, () => `0x${request.toString(16)}`);
     }

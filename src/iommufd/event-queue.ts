@@ -21,6 +21,7 @@ const LAST_SEQUENCE = 2 ** 31 - 1;
 export class EventQueue extends RecordQueue {
   static readonly noun = "event queue";
   readonly kind = "VEVENTQ";
+  readonly inodeName = "iommufd-viommu-event";
   readonly writable = false;
   readonly viommu: IommufdViommu;
   readonly type: number;

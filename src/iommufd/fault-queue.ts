@@ -15,6 +15,7 @@ import { type Get, type Put, RecordQueue } from "./record-file.ts";
 export class FaultQueue extends RecordQueue {
   static readonly noun = "fault queue";
   readonly kind = "FAULT";
+  readonly inodeName = "iommufd-pgfault";
   readonly writable = true;
   private queued: PageRequestGroup[] = [];
   private readonly awaiting = new Map<number, PageRequestGroup>();

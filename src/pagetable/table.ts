@@ -435,6 +435,7 @@ export class PageTable {
     const { format } = this;
     const words = this.tables.words(table);
     const shift = format.shift(level);
+    const hasRuns = format.runs !== undefined;
     const span = format.span(level);
     let at = this.place(level, table, iova);
     let offset = offsetIn(iova, shift);
@@ -444,7 +445,7 @@ export class PageTable {
     for (; done < size; at += 2, offset = 0) {
       const kind = format.kind(level, words[at]);
       if (kind === INVALID) break;
-      if (kind === LEAF && format.runs !== undefined) {
+      if (kind === LEAF && hasRuns) {
         const entries = this.clearRun(level, words, at);
         const size = entries * span;
         this.noteRemoved(size);

@@ -1,6 +1,6 @@
 // Runs in a browser.
 /** What a test asks of page tables, pins and caches, and the writes that it lets a device make (reference 4.1). */
-import { MockNestedDomain, MockPagingDomain, mockStateOf } from "../drivers/mock/index.ts";
+import { isMockDevice, MockNestedDomain, MockPagingDomain, mockStateOf } from "../drivers/mock/index.ts";
 import { IommufdDevice, NestedHwpt, PagingHwpt } from "../iommufd/index.ts";
 import { PAGE_SIZE } from "../memory/index.ts";
 import { EINVAL, EIO, EOVERFLOW, refuse } from "../runtime/index.ts";
@@ -60,6 +60,7 @@ export const checkIotlb: Operation = operation(TestCheckIotlb, ({ call, test }) 
 
 export const devCheckCache: Operation = operation(TestDevCheckCache, ({ call, test }) => {
   const { device, label } = call.context.objects.find(test.id, IommufdDevice);
+  if (!isMockDevice(device)) refuse(EINVAL, () => `${label} is not behind the mock IOMMU`);
   checkWord(mockStateOf(device).cache, test.word, test.cache, label);
   return undefined;
 });

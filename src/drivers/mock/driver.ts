@@ -149,3 +149,8 @@ export class MockDriver implements IommuDriver {
   /** Nobody waits for the answer: the device asked because a test told it to. */
   *pageResponse(): Task<void> {}
 }
+
+/** False for a device behind another IOMMU of the machine. */
+export function isMockDevice(device: Device): boolean {
+  return device.iommu?.instance.driver instanceof MockDriver;
+}
