@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -129,8 +128,6 @@ EXPORT void closefrom(int first)
 		close_range(first < 0 ? 0 : (unsigned)first, ~0u, 0);
 }
 
-static bool is_ours(int fd) { return unlikely(is_file_kind(fd_kind(fd))) && file_inode(fd) != 0; }
-
 /* A file of ours is a socket, but that is not for the program to know. */
 #define NOT_A_SOCKET(type, name, parameters, ...)                                                      \
 	EXPORT type name parameters                                                                    \
@@ -167,14 +164,6 @@ NO_SPLICE(sendfile, (int out, int in, off_t *offset, size_t count), out, in, off
 NO_SPLICE(sendfile64, (int out, int in, off64_t *offset, size_t count), out, in, offset, count)
 NO_SPLICE(splice, (int in, off64_t *from, int out, off64_t *to, size_t count, unsigned flags), in, from, out, to, count, flags)
 NO_SPLICE(copy_file_range, (int in, off64_t *from, int out, off64_t *to, size_t count, unsigned flags), in, from, out, to, count, flags)
-
-/* Devices have no poll of their own: poll(2) calls them ready, and epoll refuses them. */
-EXPORT int epoll_ctl(int set, int operation, int fd, struct epoll_event *event)
-{
-	if (operation == EPOLL_CTL_ADD && is_ours(fd) && fd_entry(fd)->description == FILE_DEVICE)
-		return (int)with_errno(-EPERM);
-	return REAL(epoll_ctl)(set, operation, fd, event);
-}
 
 /* Descriptors that came with a message. */
 static void received(struct msghdr *message)

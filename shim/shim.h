@@ -139,6 +139,7 @@ void forget_fd(int fd);
 void copy_note(int from, int to);
 /* The inode of the open file of ours behind `fd`, 0 if there is none (any more). */
 uint64_t file_inode(int fd);
+static inline bool is_ours(int fd) { return unlikely(is_file_kind(fd_kind(fd))) && file_inode(fd) != 0; }
 /* Like that, for a descriptor that we never saw being made. */
 uint64_t discover_file(int fd);
 /* waiting.c: true once this process had a file that is never writable. */

@@ -90,8 +90,11 @@ EXPORT int __ppoll_chk(struct pollfd *files, nfds_t count, const struct timespec
 	return ppoll(files, count, timeout, mask);
 }
 
+/* Devices have no poll of their own: poll(2) calls them ready, and epoll refuses them. */
 EXPORT int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
 {
+	if (operation == EPOLL_CTL_ADD && is_ours(fd) && fd_entry(fd)->description == FILE_DEVICE)
+		return (int)with_errno(-EPERM);
 	if (likely(!silent_files || operation == EPOLL_CTL_DEL || event == NULL || !is_silent(fd)))
 		return REAL(epoll_ctl)(epoll, operation, fd, event);
 	struct epoll_event asked = *event;

@@ -1,13 +1,12 @@
 /** Real clients for tests: the shim and the C programs of shim/test compiled once, a host over the toy machine. */
 import { execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, renameSync, statSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { compileShim, type ShimFiles, shimFiles, shimSources } from "./build.ts";
 import { Host } from "./host.ts";
 import { Toy } from "./toy.test-support.ts";
 
-const folder = join(tmpdir(), `uiommu-test-build-${process.getuid?.()}`);
+const folder = join(shimSources, "..", ".cache", "test-build");
 const tests = join(shimSources, "test");
 
 function newest(directory: string): number {
