@@ -2,6 +2,7 @@
 import { EXTENDED_PASID, type PciFunction } from "../pci/index.ts";
 import type { IommuInstance } from "./driver.ts";
 import type { Group } from "./group.ts";
+import type { Grouping } from "./grouping.ts";
 
 /** What the firmware says of a device's way to an IOMMU (Linux's fwspec): whose input it is, and under which stream ids. */
 export interface FirmwareSpec {
@@ -23,6 +24,8 @@ export interface DeviceIommu {
   data: unknown;
   /** Has direct regions that must stay mapped: never blocked, never owned by a user. */
   requireDirect: boolean;
+  /** Why it is in its group, where the topology decided. */
+  grouping?: Grouping;
 }
 
 /** A device that masters the bus, as the core sees it. */
