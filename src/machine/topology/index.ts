@@ -1,4 +1,5 @@
 // Runs in a browser.
+export { type DescribeOptions, describeChanges, describeGroups } from "./describe.ts";
 export { formGroups, summary, type TopologyGroups } from "./groups.ts";
 export { parseLspci } from "./lspci.ts";
 export { parseRecordings, parseRegion } from "./recording.ts";
