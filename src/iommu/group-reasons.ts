@@ -1,6 +1,6 @@
 // Runs in a browser.
 /** Why devices share a group, in words: what grouping.ts decided, with the bits that decided. */
-import { ACS, type PciFunction } from "../pci/index.ts";
+import { ACS, type ExpressType, type PciFunction } from "../pci/index.ts";
 import type { Device } from "./device.ts";
 import type { Group } from "./group.ts";
 import type { Gap, Grouping } from "./grouping.ts";
@@ -77,14 +77,10 @@ function functionsSentence(grouping: Extract<Grouping, { rule: "functions" }>, j
 /** `root port 00:1c.0 has no ACS`. */
 function describeGap({ pci, isolation }: Gap): string {
   const label = `${kindOf(pci)} ${shortName(pci)}`;
-  switch (isolation.by) {
-    case "controls":
-      return `${label} has ACS without ${controlNames(isolation.missing).join(", ")} (control ${hex(isolation.enabled)}, offered ${hex(isolation.offered)})`;
-    case "no capability":
-      return `${label} has no ACS`;
-    default:
-      return `${label} cannot have ACS`;
-  }
+  if (isolation.by === "no capability") return `${label} has no ACS`;
+  if (isolation.by !== "controls") return `${label} cannot have ACS`;
+  const missing = controlNames(isolation.missing).join(", ");
+  return `${label} has ACS without ${missing} (control ${hex(isolation.enabled)}, offered ${hex(isolation.offered)})`;
 }
 
 function aloneReason({ pci, iommu }: Device): string {
@@ -108,22 +104,18 @@ function controlNames(bits: number): string[] {
   return names.filter(([bit]) => bits & bit).map(([, name]) => name);
 }
 
+const kinds: Partial<Record<ExpressType, string>> = {
+  rootPort: "root port",
+  upstreamPort: "switch upstream port",
+  downstreamPort: "switch downstream port",
+  expressToPciBridge: "PCIe-to-PCI bridge",
+  pciToExpressBridge: "PCI-to-PCIe bridge",
+};
+
 /** What people call it: `root port`, `PCI bridge`, `function`. */
 export function kindOf(pci: PciFunction): string {
-  switch (pci.expressType) {
-    case "rootPort":
-      return "root port";
-    case "upstreamPort":
-      return "switch upstream port";
-    case "downstreamPort":
-      return "switch downstream port";
-    case "expressToPciBridge":
-      return "PCIe-to-PCI bridge";
-    case "pciToExpressBridge":
-      return "PCI-to-PCIe bridge";
-    default:
-      return pci.isBridge ? "PCI bridge" : "function";
-  }
+  const kind = pci.expressType && kinds[pci.expressType];
+  return kind ?? (pci.isBridge ? "PCI bridge" : "function");
 }
 
 /** The name without segment, where that is 0: `00:1c.0`. */

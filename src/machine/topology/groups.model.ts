@@ -73,7 +73,8 @@ function number(list: readonly Plan[]): Node[] {
   let next = 1;
   const visit = (siblings: readonly Plan[], bus: number, bridge: Node | undefined): void => {
     const here = siblings.map((plan): Node => {
-      const saysMultifunction = siblings.some(({ device, number: n }) => device === plan.device && n > 0) && plan.number === 0;
+      const saysMultifunction =
+        siblings.some(({ device, number: n }) => device === plan.device && n > 0) && plan.number === 0;
       return { ...plan, bus, saysMultifunction, bridge, secondary: 0, subordinate: 0 };
     });
     nodes.push(...here);
@@ -127,8 +128,10 @@ function literalGroups(nodes: readonly Node[]): Map<string, number> {
     return false;
   };
   const above = (node: Node): Node[] => (node.bridge === undefined ? [] : [node.bridge, ...above(node.bridge)]);
-  const standsIn = ({ kind }: Node): boolean => ["expressToPciBridge", "pciToExpressBridge", "pciBridge"].includes(kind);
-  const usesNumberOf = (one: Node, other: Node): boolean => one.kind === "marvell" && one.device === other.device && other.number === 1;
+  const standsIn = ({ kind }: Node): boolean =>
+    ["expressToPciBridge", "pciToExpressBridge", "pciBridge"].includes(kind);
+  const usesNumberOf = (one: Node, other: Node): boolean =>
+    one.kind === "marvell" && one.device === other.device && other.number === 1;
 
   const search = (node: Node): number | undefined => {
     let candidate = node;
@@ -156,7 +159,8 @@ function literalGroups(nodes: readonly Node[]): Map<string, number> {
     const shared = aliases(candidate);
     if (shared !== undefined || !multifunction(candidate) || hasAcs(candidate)) return shared;
     for (const other of nodes) {
-      if (other === candidate || other.bus !== candidate.bus || other.device !== candidate.device || hasAcs(other)) continue;
+      if (other === candidate || other.bus !== candidate.bus || other.device !== candidate.device || hasAcs(other))
+        continue;
       const group = aliases(other);
       if (group !== undefined) return group;
     }

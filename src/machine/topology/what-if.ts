@@ -1,6 +1,6 @@
 // Runs in a browser.
 /** Questions to a topology: what would be, if some devices isolated, or were not there. The answer is another topology. */
-import { EXTENDED_ACS, type PciFunction, withIsolation } from "../../pci/index.ts";
+import { EXTENDED_ACS, type ExpressType, type PciFunction, withIsolation } from "../../pci/index.ts";
 import { System } from "../../runtime/index.ts";
 import { type BuiltTopology, buildTopology, type Topology, TopologyError } from "./topology.ts";
 
@@ -37,20 +37,17 @@ export function changed(topology: Topology, changes: Changes): Topology {
   return { ...topology, functions };
 }
 
+const kinds = {
+  downstream: ["rootPort", "downstreamPort"],
+  multifunction: ["endpoint", "legacyEndpoint", "integratedEndpoint", "upstreamPort"],
+} as const satisfies Record<Changes["override"][number], readonly ExpressType[]>;
+
 function isOverridden(pci: PciFunction, override: Changes["override"]): boolean {
   if (!pci.isExpress || pci.extendedCapability(EXTENDED_ACS) !== undefined) return false;
-  switch (pci.expressType) {
-    case "rootPort":
-    case "downstreamPort":
-      return override.includes("downstream");
-    case "endpoint":
-    case "legacyEndpoint":
-    case "integratedEndpoint":
-    case "upstreamPort":
-      return override.includes("multifunction") && pci.multifunction;
-    default:
-      return false;
-  }
+  return override.some((kind) => {
+    const types: readonly (ExpressType | undefined)[] = kinds[kind];
+    return types.includes(pci.expressType) && (kind === "downstream" || pci.multifunction);
+  });
 }
 
 /** The functions that `05:00.0`, `0000:05:00.0` or `05:00` names. */
