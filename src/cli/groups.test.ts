@@ -226,6 +226,7 @@ describe("what cannot be understood is one line, and status 2", () => {
       dumpOf(first.bdf, first.config) + dumpOf(first.bdf, first.config),
       /^uiommu: 0000:00:00\.0 is there twice$/,
     ],
+    ["a dump cut within a name", text.slice(0, text.indexOf("00:01.0") + 5), /the dump is cut off in its last line$/],
     ["half a JSON line", recorded[0][0].slice(0, -9), /:1: not JSON$/],
     ["another JSON", '{"a":1}', /:1: a topology has devices: \[\.\.\.\], at least one$/],
     ["no devices", line(), /:1: a topology has devices/],

@@ -12,6 +12,8 @@ import { type RecordedPci, type Topology, TopologyError } from "./topology.ts";
 const FUNCTION = /^((?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[01][0-9a-f]\.[0-7]) (.*)$/;
 const BYTES = /^([0-9a-f]{2,3}):((?: [0-9a-f]{2}){16})\s*$/;
 const LIKE_BYTES = /^[0-9a-f]{2,3}:(?:\s|$)/;
+/** The last line of a dump that is cut off within the name of a function, or within an offset. */
+const CUT_OFF = /(?:^|\n)[0-9a-f]{1,8}(?::[0-9a-f:.]*)?$/;
 
 interface Entry {
   readonly name: string;
@@ -46,6 +48,8 @@ export function parseLspci(label: string, text: string): Topology {
       );
     }
   }
+  if (entries.length > 0 && CUT_OFF.test(text))
+    throw new TopologyError(`${label}: the dump is cut off in its last line`);
   if (entries.length === 0)
     throw new TopologyError(`${label}: neither a dump of lspci -xxxx nor topologies as JSON lines`);
   return { functions: entries.map((entry) => complete(label, entry, entries)) };
