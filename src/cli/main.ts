@@ -8,6 +8,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command, CommanderError } from "commander";
+import type { GroupsOptions } from "./groups.ts";
 import { CommandError, type Terminal } from "./terminal.ts";
 
 /** Runs `uiommu ARGUMENTS`; its exit status. */
@@ -53,6 +54,7 @@ function describeCommands(terminal: Terminal, finish: (status: number) => void):
         ["uiommu run -- ./my-driver --verbose", "run a program, unmodified"],
         ["uiommu run --explain -- ./my-test", "say why each refused call was refused"],
         ["uiommu machine show default", "what is in a machine"],
+        ["uiommu groups", "the IOMMU groups of this computer, and why"],
         ["uiommu doctor", "can this computer run it?"],
       ]),
     );
@@ -101,6 +103,32 @@ function describeCommands(terminal: Terminal, finish: (status: number) => void):
       finish(await (await import("./machine.ts")).checkMachines(files, terminal));
     });
 
+  command(program, "groups", "which PCI devices share an IOMMU group, why, and what would split them")
+    .argument(
+      "[file]",
+      "a dump of lspci -xxxx, or recorded topologies (.jsonl); - for standard input; else this computer",
+    )
+    .option("--acs-override <kinds>", "what if ports (downstream), functions (multifunction) without ACS had it")
+    .option("--assume-acs <function>", "what if this function had ACS; may be repeated", repeated)
+    .option(
+      "--without <function>",
+      "what if this function, and all below it, were not there; may be repeated",
+      repeated,
+    )
+    .option("--json", "one line for each topology")
+    .addHelpText(
+      "after",
+      examples([
+        ["sudo uiommu groups", "this computer"],
+        ["sudo lspci -vvv -xxxx > dump.txt", "make a dump, on any computer"],
+        ["uiommu groups dump.txt --assume-acs 00:1c.0", "would ACS on this port help?"],
+        ["uiommu groups dump.txt --acs-override downstream", "would the kernel patch?"],
+      ]),
+    )
+    .action(async (file: string | undefined, options: GroupsOptions) => {
+      finish((await import("./groups.ts")).groupsCommand(file, options, terminal));
+    });
+
   const smmuv3 = command(program, "smmuv3", "the SMMUv3 model on its own");
   smmuv3.usage("replay FILE...");
   command(smmuv3, "replay", "run recorded hardware cases on the model, and compare")
@@ -119,6 +147,10 @@ function describeCommands(terminal: Terminal, finish: (status: number) => void):
     },
   );
   return program;
+}
+
+function repeated(value: string, before: readonly string[] = []): readonly string[] {
+  return [...before, value];
 }
 
 interface RunCommandOptions {

@@ -3,6 +3,7 @@ import { EXTENDED_PASID, type PciFunction } from "../pci/index.ts";
 import type { IommuInstance } from "./driver.ts";
 import type { DeviceFaults } from "./faults.ts";
 import type { Group } from "./group.ts";
+import type { Grouping } from "./grouping.ts";
 
 /** Bits of the control register of a PASID capability: execute permission enabled, privileged mode enabled. */
 export const PASID_CONTROL_EXECUTE = 2;
@@ -30,6 +31,8 @@ export interface DeviceIommu {
   requireDirect: boolean;
   /** While it may report page requests. */
   faults?: DeviceFaults | undefined;
+  /** Why it is in its group, where the topology decided. */
+  grouping?: Grouping;
 }
 
 /** A device that masters the bus, as the core sees it. */

@@ -11,7 +11,8 @@ export {
 export * from "./driver.ts";
 export * from "./faults.ts";
 export { Group, groupOf, NO_PASID } from "./group.ts";
-export { pciDeviceGroup, singleDeviceGroup } from "./grouping.ts";
+export { groupReasons, kindOf, shortName } from "./group-reasons.ts";
+export { type Gap, type Grouping, pciDeviceGroup, singleDeviceGroup } from "./grouping.ts";
 export * from "./nesting.ts";
 export { attachPasid, detachPasid, replacePasid } from "./pasid.ts";
 export { groupNodes } from "./sysfs.ts";

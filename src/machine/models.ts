@@ -26,7 +26,7 @@ export function makeFunction(system: System, { model, options, capabilities }: D
 
 function capabilityList({ express: isExpress, acs, ats, pri, pasidBits }: CapabilityDescription): Capability[] {
   const list: Capability[] = [];
-  if (isExpress) list.push(express({ integrated: true }));
+  if (isExpress) list.push(express({ type: "integratedEndpoint" }));
   if (acs) {
     list.push(
       accessControl(ACS.sourceValidation | ACS.requestRedirect | ACS.completionRedirect | ACS.upstreamForwarding),

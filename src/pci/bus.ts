@@ -7,14 +7,24 @@ import type { PciHost } from "./host.ts";
 export class PciBus {
   readonly host: PciHost;
   readonly number: number;
-  /** The bridge that leads to it; undefined for the root complex. */
+  /** The bridge that leads to it. */
   readonly bridge: PciFunction | undefined;
+  /**
+   * The bus towards memory; undefined for the root complex. A bus that holds only virtual functions has one although no
+   * bridge leads to it.
+   */
+  readonly parent: PciBus | undefined;
   private readonly members = new Map<number, PciFunction>();
 
-  constructor(host: PciHost, number: number, bridge?: PciFunction) {
+  constructor(host: PciHost, number: number, bridge?: PciFunction, parent: PciBus | undefined = bridge?.place?.bus) {
     this.host = host;
     this.number = number;
     this.bridge = bridge;
+    this.parent = parent;
+  }
+
+  get isRoot(): boolean {
+    return this.parent === undefined;
   }
 
   /** In the order of device and function. */

@@ -43,6 +43,7 @@ export const PM_CAPABILITIES = 2;
 export const PM_CONTROL = 4;
 export const PM_STATE = 0x3;
 export const PM_NO_SOFT_RESET = 0x8;
+export const EXPRESS_FLAGS = 2;
 export const EXPRESS_CAPABILITIES = 4;
 export const EXPRESS_FLR = 0x10000000;
 export const EXPRESS_CONTROL = 8;
@@ -52,7 +53,22 @@ export const AF_CAPABILITIES = 3;
 export const AF_FLR = 0x02;
 export const AF_CONTROL = 4;
 export const AF_INITIATE_FLR = 0x01;
+export const ACS_CAPABILITY = 4;
 export const ACS_CONTROL = 6;
+
+/** Device or port types of the PCI Express capability (PCIe base specification 7.5.3.2). */
+export const EXPRESS_TYPE = {
+  endpoint: 0x0,
+  legacyEndpoint: 0x1,
+  rootPort: 0x4,
+  upstreamPort: 0x5,
+  downstreamPort: 0x6,
+  expressToPciBridge: 0x7,
+  pciToExpressBridge: 0x8,
+  integratedEndpoint: 0x9,
+  eventCollector: 0xa,
+} as const;
+export type ExpressType = keyof typeof EXPRESS_TYPE;
 
 /** Bits of the ACS capability and control registers (PCIe base specification 7.7.11). */
 export const ACS = {
@@ -129,12 +145,13 @@ export function powerManagement(options: { noSoftReset?: boolean } = {}): Capabi
   };
 }
 
-/** PCI Express, version 2 (60 bytes): an endpoint, or with `integrated` one of the root complex. */
-export function express(options: { integrated?: boolean; functionLevelReset?: boolean } = {}): Capability {
+/** PCI Express, version 2 (60 bytes): of an endpoint, unless `type` says otherwise. */
+export function express(options: { type?: ExpressType; functionLevelReset?: boolean } = {}): Capability {
+  const type = EXPRESS_TYPE[options.type ?? "endpoint"];
   return {
     id: CAPABILITY_EXPRESS,
     bytes: block(60, {
-      2: [2, 0x2 | (options.integrated ? 0x9 << 4 : 0)],
+      [EXPRESS_FLAGS]: [2, 0x2 | (type << 4)],
       [EXPRESS_CAPABILITIES]: [4, 0x8000 | (options.functionLevelReset ? EXPRESS_FLR : 0)],
       [EXPRESS_CONTROL]: [2, 0x2810],
       12: [4, 0x11],

@@ -4,9 +4,13 @@ import type { Capability } from "./capabilities.ts";
 import type { ConfigSpace } from "./config-space.ts";
 import {
   CAPABILITY_LIST,
+  CARDBUS_CAPABILITY_LIST,
   CONFIG_SPACE_SIZE,
   EXTENDED_CAPABILITIES,
   HEADER_SIZE,
+  HEADER_TYPE,
+  HEADER_TYPE_CARDBUS,
+  HEADER_TYPE_LAYOUT,
   STATUS,
   STATUS_CAPABILITY_LIST,
 } from "./ids.ts";
@@ -17,14 +21,40 @@ export interface CapabilityChain {
   readonly extended: ReadonlyMap<number, number>;
 }
 
+/** Follows the links in the bytes. Of several capabilities with one id the first counts; a broken chain ends. */
+export function walkCapabilities(config: ConfigSpace): CapabilityChain {
+  const standard = new Map<number, number>();
+  const extended = new Map<number, number>();
+  const visited = new Set<number>();
+  const add = (chain: Map<number, number>, id: number, at: number): void => {
+    visited.add(at);
+    if (!chain.has(id)) chain.set(id, at);
+  };
+  if (config.read(STATUS, 2) & STATUS_CAPABILITY_LIST) {
+    const isCardBus = (config.read(HEADER_TYPE, 1) & HEADER_TYPE_LAYOUT) === HEADER_TYPE_CARDBUS;
+    let at = config.read(isCardBus ? CARDBUS_CAPABILITY_LIST : CAPABILITY_LIST, 1) & 0xfc;
+    while (at >= HEADER_SIZE && !visited.has(at) && config.read(at, 1) !== 0xff) {
+      add(standard, config.read(at, 1), at);
+      at = config.read(at + 1, 1) & 0xfc;
+    }
+  }
+  let at = EXTENDED_CAPABILITIES;
+  while (at >= EXTENDED_CAPABILITIES && at + 4 <= config.size && !visited.has(at)) {
+    const header = config.read(at, 4);
+    if (header === 0 || header === 0xffffffff) break;
+    add(extended, header & 0xffff, at);
+    at = (header >>> 20) & 0xffc;
+  }
+  return { standard, extended };
+}
+
 /** Puts capabilities one behind the other, links them, and declares their bits. */
 export function layOutCapabilities(
   config: ConfigSpace,
   capabilities: readonly Capability[],
   scratchGaps: boolean,
-): CapabilityChain {
-  const standard = new Map<number, number>();
-  const extended = new Map<number, number>();
+): void {
+  let count = 0;
   let end = HEADER_SIZE;
   let link = CAPABILITY_LIST;
   for (const capability of capabilities.filter(({ version }) => version === undefined)) {
@@ -32,14 +62,14 @@ export function layOutCapabilities(
     config.set(end, 1, capability.id);
     config.set(end + 1, 1, 0);
     config.set(link, 1, end);
-    standard.set(capability.id, end);
+    count++;
     declareBits(config, capability, end);
     if (scratchGaps) declareGap(config, end + capability.bytes.length, nextStart(end, capability));
     link = end + 1;
     end = nextStart(end, capability);
   }
   assert(end <= CONFIG_SPACE_SIZE, "capabilities do not fit into configuration space");
-  if (standard.size > 0) config.set(STATUS, 2, config.read(STATUS, 2) | STATUS_CAPABILITY_LIST);
+  if (count > 0) config.set(STATUS, 2, config.read(STATUS, 2) | STATUS_CAPABILITY_LIST);
   if (scratchGaps) declareGap(config, end, CONFIG_SPACE_SIZE);
 
   end = EXTENDED_CAPABILITIES;
@@ -51,12 +81,10 @@ export function layOutCapabilities(
     config.place(end, capability.bytes);
     config.set(end, 4, id + version * 0x10000);
     if (previous !== undefined) config.set(previous + 2, 2, (config.read(previous + 2, 2) & 0xf) | (end << 4));
-    extended.set(id, end);
     declareBits(config, capability, end);
     previous = end;
     end = nextStart(end, capability);
   }
-  return { standard, extended };
 }
 
 function nextStart(start: number, { bytes }: Capability): number {

@@ -10,13 +10,16 @@ import {
   type Capability,
   EXPRESS_CAPABILITIES,
   EXPRESS_CONTROL,
+  EXPRESS_FLAGS,
   EXPRESS_FLR,
   EXPRESS_INITIATE_FLR,
+  EXPRESS_TYPE,
+  type ExpressType,
   PM_CONTROL,
   PM_NO_SOFT_RESET,
   PM_STATE,
 } from "./capabilities.ts";
-import { layOutCapabilities } from "./capability-chain.ts";
+import { layOutCapabilities, walkCapabilities } from "./capability-chain.ts";
 import { ConfigSpace, type ConfigWidth } from "./config-space.ts";
 import type { DmaPort, RequesterId } from "./dma.ts";
 import type { PciDriver } from "./drivers.ts";
@@ -38,9 +41,12 @@ import {
   DEVICE_ID,
   EXTENDED_CONFIG_SPACE_SIZE,
   HEADER_TYPE,
+  HEADER_TYPE_BRIDGE,
+  HEADER_TYPE_LAYOUT,
   HEADER_TYPE_MULTIFUNCTION,
   INTERRUPT_LINE,
   INTERRUPT_PIN,
+  PRIMARY_BUS,
   REVISION_ID,
   SUBSYSTEM_ID,
   SUBSYSTEM_VENDOR_ID,
@@ -61,6 +67,8 @@ export interface PciIdentity {
   /** 1 to 4 for INTA to INTD, 0 for none. */
   readonly interruptPin?: number;
   readonly bars?: readonly BarDescription[];
+  /** It has a type 1 header: {@link PciHost.addBus} puts a bus behind it. */
+  readonly bridge?: boolean;
   /** In the order of the chain; extended ones are those with a version. */
   readonly capabilities?: readonly Capability[];
   /** Bytes behind the header that belong to no capability keep what is written to them. */
@@ -77,7 +85,7 @@ export interface PciPlace {
 }
 
 /**
- * One function of a PCI device, with a type 0 header.
+ * One function of a PCI device: an endpoint, or with a type 1 header a bridge.
  *
  * Software reaches it by configuration space and by its BARs; it reaches memory by {@link dma} and software by
  * {@link interrupts}. Device models extend PciDevice.
@@ -103,15 +111,21 @@ export class PciFunction {
   private readonly extended: ReadonlyMap<number, number>;
   readonly msixTable: MsixTable | undefined;
 
-  constructor(identity: PciIdentity) {
-    const capabilities = identity.capabilities ?? [];
-    const isExpress = capabilities.some(({ id, version }) => id === CAPABILITY_EXPRESS && version === undefined);
-    this.config = new ConfigSpace(isExpress ? EXTENDED_CONFIG_SPACE_SIZE : CONFIG_SPACE_SIZE);
-    this.fillHeader(identity);
+  /** Made from what it is to be, or around a configuration space that exists. */
+  constructor(origin: PciIdentity | ConfigSpace) {
     const bars: (Bar | undefined)[] = new Array(6).fill(undefined);
-    for (const description of identity.bars ?? []) bars[description.index] = new Bar(this.config, description);
+    if (origin instanceof ConfigSpace) {
+      this.config = origin;
+    } else {
+      const capabilities = origin.capabilities ?? [];
+      const isExpress = capabilities.some(({ id, version }) => id === CAPABILITY_EXPRESS && version === undefined);
+      this.config = new ConfigSpace(isExpress ? EXTENDED_CONFIG_SPACE_SIZE : CONFIG_SPACE_SIZE);
+      this.fillHeader(origin);
+      for (const description of origin.bars ?? []) bars[description.index] = new Bar(this.config, description);
+      layOutCapabilities(this.config, capabilities, origin.scratchGaps ?? false);
+    }
     this.bars = bars;
-    const chain = layOutCapabilities(this.config, capabilities, identity.scratchGaps ?? false);
+    const chain = walkCapabilities(this.config);
     this.capabilities = chain.standard;
     this.extended = chain.extended;
     const msix = this.capability(CAPABILITY_MSIX);
@@ -161,9 +175,28 @@ export class PciFunction {
     return this.capability(CAPABILITY_EXPRESS) !== undefined;
   }
 
-  /** Its slot holds other functions too. */
+  /** What it is to PCI Express; undefined for conventional PCI and for types without a name here. */
+  get expressType(): ExpressType | undefined {
+    const express = this.capability(CAPABILITY_EXPRESS);
+    if (express === undefined) return undefined;
+    const type = (this.config.read(express + EXPRESS_FLAGS, 2) >>> 4) & 0xf;
+    return (Object.keys(EXPRESS_TYPE) as ExpressType[]).find((name) => EXPRESS_TYPE[name] === type);
+  }
+
+  /** A bridge to another bus (a type 1 header). */
+  get isBridge(): boolean {
+    return (this.config.read(HEADER_TYPE, 1) & HEADER_TYPE_LAYOUT) === HEADER_TYPE_BRIDGE;
+  }
+
+  /** A virtual function: it has no ids of its own (SR-IOV specification 3.4.1.1). */
+  get isVirtual(): boolean {
+    return this.config.read(VENDOR_ID, 2) === 0xffff;
+  }
+
+  /** Its device says that it has several functions, or it is itself not the first: only function 0 must say so. */
   get multifunction(): boolean {
-    return (this.config.read(HEADER_TYPE, 1) & HEADER_TYPE_MULTIFUNCTION) !== 0;
+    if ((this.config.read(HEADER_TYPE, 1) & HEADER_TYPE_MULTIFUNCTION) !== 0) return true;
+    return !this.isVirtual && this.place !== undefined && this.place.function > 0;
   }
 
   /** 0 for D0 to 3 for D3hot. */
@@ -237,8 +270,13 @@ export class PciFunction {
     config.set(REVISION_ID, 1, identity.revision ?? 0);
     config.set(CLASS_CODE, 1, identity.classCode & 0xff);
     config.set(CLASS_CODE + 1, 2, identity.classCode >>> 8);
-    config.set(SUBSYSTEM_VENDOR_ID, 2, identity.subsystemVendor ?? identity.vendor);
-    config.set(SUBSYSTEM_ID, 2, identity.subsystem ?? identity.device);
+    if (identity.bridge) {
+      config.set(HEADER_TYPE, 1, HEADER_TYPE_BRIDGE);
+      config.makeWritable(PRIMARY_BUS, 4, 0xffffff);
+    } else {
+      config.set(SUBSYSTEM_VENDOR_ID, 2, identity.subsystemVendor ?? identity.vendor);
+      config.set(SUBSYSTEM_ID, 2, identity.subsystem ?? identity.device);
+    }
     config.set(INTERRUPT_PIN, 1, identity.interruptPin ?? 0);
     const command = COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER | COMMAND_SERR | COMMAND_INTX_DISABLE;
     config.makeWritable(COMMAND, 2, command);

@@ -93,6 +93,32 @@ export class PciHost {
     return [...this.buses].sort((left, right) => left.number - right.number).flatMap((bus) => bus.functions);
   }
 
+  /**
+   * All functions, in the order in which an operating system finds them: a bus whole, then what is behind its first
+   * bridge, and so on. Virtual functions come last, since their driver makes them.
+   */
+  get scanOrder(): PciFunction[] {
+    const found: PciFunction[] = [];
+    const scan = (bus: PciBus): void => {
+      found.push(...bus.functions);
+      for (const member of bus.functions) {
+        for (const behind of this.buses) if (behind.bridge === member) scan(behind);
+      }
+    };
+    const inOrder = [...this.buses].sort((left, right) => left.number - right.number);
+    for (const bus of inOrder) if (bus.isRoot) scan(bus);
+    for (const bus of inOrder) if (!bus.isRoot && bus.bridge === undefined) scan(bus);
+    return [...found.filter(({ isVirtual }) => !isVirtual), ...found.filter(({ isVirtual }) => isVirtual)];
+  }
+
+  /** Makes a bus: behind `bridge`, or of virtual functions with `parent`, or without either one more of the root complex. */
+  addBus(number: number, bridge?: PciFunction, parent?: PciBus): PciBus {
+    assert(!this.buses.some((bus) => bus.number === number), () => `two buses are number ${number}`);
+    const bus = new PciBus(this, number, bridge, parent ?? bridge?.place?.bus);
+    this.buses.push(bus);
+    return bus;
+  }
+
   /** The function called `"0000:00:01.0"`. */
   find(name: string): PciFunction | undefined {
     return this.functions.find((member) => member.name === name);

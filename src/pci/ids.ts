@@ -18,10 +18,16 @@ export const LATENCY_TIMER = 0x0d;
 export const HEADER_TYPE = 0x0e;
 export const BIST = 0x0f;
 export const BASE_ADDRESS_0 = 0x10;
+/** Of a type 1 header: the bus that the bridge is on, the one behind it, the last one below it. */
+export const PRIMARY_BUS = 0x18;
+export const SECONDARY_BUS = 0x19;
+export const SUBORDINATE_BUS = 0x1a;
 export const SUBSYSTEM_VENDOR_ID = 0x2c;
 export const SUBSYSTEM_ID = 0x2e;
 export const ROM_ADDRESS = 0x30;
 export const CAPABILITY_LIST = 0x34;
+/** Where a CardBus bridge has its list of capabilities. */
+export const CARDBUS_CAPABILITY_LIST = 0x14;
 export const INTERRUPT_LINE = 0x3c;
 export const INTERRUPT_PIN = 0x3d;
 
@@ -33,6 +39,10 @@ export const COMMAND_INTX_DISABLE = 0x400;
 export const STATUS_INTERRUPT = 0x08;
 export const STATUS_CAPABILITY_LIST = 0x10;
 export const HEADER_TYPE_MULTIFUNCTION = 0x80;
+/** The layout of the header: 0 for a function, 1 for a PCI bridge, 2 for a CardBus bridge. */
+export const HEADER_TYPE_LAYOUT = 0x7f;
+export const HEADER_TYPE_BRIDGE = 1;
+export const HEADER_TYPE_CARDBUS = 2;
 
 export const CAPABILITY_PM = 0x01;
 export const CAPABILITY_VPD = 0x03;

@@ -1,4 +1,5 @@
 // Runs in a browser.
+export { areDmaAliases, type DmaAlias, dmaAliases } from "./aliases.ts";
 export { Bar, type BarDescription } from "./bar.ts";
 export { PciBus } from "./bus.ts";
 export * from "./capabilities.ts";
@@ -9,8 +10,10 @@ export { type PciDriver, PciDrivers } from "./drivers.ts";
 export { PciFunction, type PciIdentity, type PciPlace } from "./function.ts";
 export { PciHost, type PciHostOptions, type Window } from "./host.ts";
 export * from "./ids.ts";
+export { type AccessControls, accessControls, ISOLATING_CONTROLS, type Isolation, isolationOf } from "./isolation.ts";
 export { MsiController } from "./msi-controller.ts";
 export { MsixTable } from "./msix-table.ts";
+export { RecordedFunction, withIsolation } from "./recorded.ts";
 export { type ResetMethod, resetFunction, resetMethods, restoreState, type SavedState, saveState } from "./reset.ts";
 export { devicePath, pciNodes, relative } from "./sysfs.ts";
 export { enableVectors, type Vectors, vectorCapacity } from "./vectors.ts";
