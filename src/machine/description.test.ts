@@ -188,7 +188,7 @@ describe("a mistake is told with file, line and column, and with what would be r
     [
       "an unknown kind",
       "iommus:\n  - kind: vtd",
-      lab(2, 11, 'iommus[0].kind is "vtd"; it must be one of the known kinds: smmuv3'),
+      lab(2, 11, 'iommus[0].kind is "vtd"; it must be one of the known kinds: smmuv3, virtio-iommu'),
     ],
     [
       "a wrong choice",
@@ -464,7 +464,7 @@ describe("a mistake is told with file, line and column, and with what would be r
 
 describe("the presets", () => {
   test("are good machines, in this order, and every one of them is a file that says the same", async () => {
-    expect(Object.keys(presets)).toEqual(["default", "two-edu", "empty", "nested"]);
+    expect(Object.keys(presets)).toEqual(["default", "two-edu", "empty", "nested", "virtio"]);
     for (const input of presetInputs) {
       expect(await parseMachine(writeMachine(input), "any.yaml")).toEqual(presets[input.name]);
     }
