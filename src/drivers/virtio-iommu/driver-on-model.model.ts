@@ -60,6 +60,11 @@ const operation = fc.oneof(
 );
 type Operation = typeof operation extends fc.Arbitrary<infer T> ? T : never;
 
+interface Delayed {
+  readonly step: Operation;
+  readonly delay: number;
+}
+
 class World {
   private readonly system = new System();
   private readonly memory = new PhysicalMemory(this.system, { ram: [{ base: 0, size: 2 ** 24 }] });
@@ -102,12 +107,26 @@ class World {
     return this.system.run("test", code);
   }
 
-  /** All at once, their steps mixed. */
-  performTogether(steps: readonly Operation[]): void {
-    this.system.tasks.exploring = true;
-    for (const [index, step] of steps.entries()) this.system.tasks.spawn(`step ${index}`, this.perform(step));
-    this.system.tasks.drain();
-    this.system.tasks.exploring = false;
+  /** All at once, each after as many steps of the others as it says, their steps mixed. */
+  performTogether(steps: readonly Delayed[]): void {
+    const { tasks } = this.system;
+    const errors: unknown[] = [];
+    tasks.exploring = true;
+    for (const [index, { step, delay }] of steps.entries()) {
+      const perform = this.perform(step);
+      const code = function* (): Task<void> {
+        try {
+          for (let i = 0; i < delay; i++) yield* tasks.point();
+          yield* perform;
+        } catch (error) {
+          errors.push(error);
+        }
+      };
+      tasks.spawn(`step ${index}`, code());
+    }
+    tasks.drain();
+    tasks.exploring = false;
+    if (errors.length > 0) throw errors[0];
   }
 
   *perform(step: Operation): Task<void> {
@@ -235,13 +254,19 @@ class World {
   }
 }
 
+const delayed = fc.record({ step: operation, delay: fc.nat(12) });
 const steps = fc.array(operation, { minLength: 30, maxLength: 80, size: "max" });
 
 describe("what the device translates is what the objects say", () => {
   it.each([
     ["bypass domains", { bypass: false }, "identity", 16],
     ["identity by 1:1 mappings", {}, "identity", 16],
-    ["devices on a dma default domain, ranges announced", { inputRange: { start: 0n, last: 2n ** 40n - 1n } }, "dma", 16],
+    [
+      "devices on a dma default domain, ranges announced",
+      { inputRange: { start: 0n, last: 2n ** 40n - 1n } },
+      "dma",
+      16,
+    ],
     ["rings of two entries", { bypass: true, indirectDescriptors: false }, "dma", 2],
   ] as const)("%s", (_, choices, defaultDomain, queueSize) => {
     fc.assert(
@@ -259,32 +284,32 @@ describe("what the device translates is what the objects say", () => {
 
   it("also when attaching, mapping and unmapping of different domains' pages go on at once", () => {
     fc.assert(
-      fc.property(fc.array(fc.array(operation, { minLength: 1, maxLength: 4 }), { maxLength: 25 }), (rounds) => {
-        const world = new World({ bypass: false }, "dma");
-        for (const domain of [0, 1, 2]) world.run(world.perform({ do: "attach", group: domain % 3, domain }));
-        for (const round of rounds) {
-          world.performTogether(apart(round));
-          world.check();
-        }
-        world.finish();
-      }),
+      fc.property(
+        fc.array(fc.array(delayed, { minLength: 2, maxLength: 5 }), { maxLength: 25, size: "max" }),
+        (rounds) => {
+          const world = new World({ bypass: false }, "dma");
+          for (const domain of [0, 1, 2]) world.run(world.perform({ do: "attach", group: domain % 3, domain }));
+          for (const round of rounds) {
+            world.performTogether(apart(round));
+            world.check();
+          }
+          world.finish();
+        },
+      ),
       { numRuns: 40 },
     );
   });
 });
 
 /** Of steps that would disturb each other only the first: one for a group, and one for a page of a domain. */
-function apart(steps: readonly Operation[]): Operation[] {
+function apart(steps: readonly Delayed[]): Delayed[] {
   const taken = new Set<string>();
-  const touches = (step: Operation): string[] => {
-    if (step.do === "map" || step.do === "unmap") return [`pages of ${step.domain}`];
-    if (step.do === "renew") return [];
-    return [`group ${step.group}`];
-  };
-  return steps.filter((step) => {
-    const wanted = touches(step);
-    if (step.do === "renew" || wanted.some((each) => taken.has(each))) return false;
-    for (const each of wanted) taken.add(each);
-    return true;
+  return steps.filter(({ step }) => {
+    if (step.do === "renew") return false;
+    const touched =
+      "domain" in step && step.do !== "attach" ? `pages of ${step.domain}` : `group ${"group" in step && step.group}`;
+    const isFirst = !taken.has(touched);
+    taken.add(touched);
+    return isFirst;
   });
 }

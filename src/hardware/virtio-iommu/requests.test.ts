@@ -110,12 +110,48 @@ describe("requests", () => {
   it.each([
     ["nothing", [], [0, 4], OK, 0],
     ["one of one", [[0, 8]], [0, 8], OK, 0],
-    ["two neighbours", [[0, 4], [5, 9]], [0, 9], OK, 0],
+    [
+      "two neighbours",
+      [
+        [0, 4],
+        [5, 9],
+      ],
+      [0, 9],
+      OK,
+      0,
+    ],
     ["half of one", [[0, 8]], [0, 4], RANGE, 1],
-    ["the first of two", [[0, 4], [5, 9]], [0, 4], OK, 1],
+    [
+      "the first of two",
+      [
+        [0, 4],
+        [5, 9],
+      ],
+      [0, 4],
+      OK,
+      1,
+    ],
     ["one and the gap behind it", [[0, 4]], [0, 9], OK, 0],
-    ["two with a gap", [[0, 4], [10, 14]], [0, 14], OK, 0],
-    ["one whole, one half", [[0, 4], [5, 9]], [0, 7], RANGE, 2],
+    [
+      "two with a gap",
+      [
+        [0, 4],
+        [10, 14],
+      ],
+      [0, 14],
+      OK,
+      0,
+    ],
+    [
+      "one whole, one half",
+      [
+        [0, 4],
+        [5, 9],
+      ],
+      [0, 7],
+      RANGE,
+      2,
+    ],
   ] as [string, number[][], number[], number, number][])("UNMAP of %s", (_, mapped, [from, to], status, left) => {
     const bench = new Workbench().start(0x04);
     bench.statusOf(attach(1, 8));

@@ -134,7 +134,10 @@ describe("split virtqueues", () => {
       { weight: 4, arbitrary: write },
       { weight: 2, arbitrary: fc.record({ notify: fc.nat(2), head: fc.nat(9) }) },
       { weight: 1, arbitrary: fc.record({ register: fc.nat(0x7f), value: fc.nat(0xffff) }) },
-      { weight: 1, arbitrary: fc.record({ address: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }), write: fc.boolean() }) },
+      {
+        weight: 1,
+        arbitrary: fc.record({ address: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }), write: fc.boolean() }),
+      },
     );
     fc.assert(
       fc.property(fc.array(step, { minLength: 10, maxLength: 80 }), (steps) => {
