@@ -6,8 +6,10 @@
  * what serves real processes is in `uiommu/host` and needs Node.
  */
 export * as smmuv3Driver from "./drivers/smmuv3/index.ts";
+export * as virtioIommuDriver from "./drivers/virtio-iommu/index.ts";
 export * as devices from "./hardware/devices/index.ts";
 export * as smmuv3 from "./hardware/smmuv3/index.ts";
+export * as virtioIommu from "./hardware/virtio-iommu/index.ts";
 export * as inspect from "./inspect/index.ts";
 export * as iommu from "./iommu/index.ts";
 export * as iommufd from "./iommufd/index.ts";

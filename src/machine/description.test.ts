@@ -187,9 +187,19 @@ describe("a mistake is told with file, line and column, and with what would be r
       lab(2, 12, 'devices[0].model is "e1000"; it must be one of the known models: edu'),
     ],
     [
+      "a feature of another kind of IOMMU",
+      "iommus:\n  - kind: virtio-iommu\n    features: { stage1: true }",
+      lab(3, 17, "iommus[0].features.stage1 is a feature of the kind smmuv3, and this is a virtio-iommu; leave it out"),
+    ],
+    [
+      "a feature of virtio-iommu in an SMMU",
+      "iommus:\n  - kind: smmuv3\n    features: { bypass: on }",
+      lab(3, 17, "iommus[0].features.bypass is a feature of the kind virtio-iommu, and this is a smmuv3; leave it out"),
+    ],
+    [
       "an unknown kind",
       "iommus:\n  - kind: vtd",
-      lab(2, 11, 'iommus[0].kind is "vtd"; it must be one of the known kinds: smmuv3'),
+      lab(2, 11, 'iommus[0].kind is "vtd"; it must be one of the known kinds: smmuv3, virtio-iommu'),
     ],
     [
       "a wrong choice",
@@ -463,9 +473,29 @@ describe("a mistake is told with file, line and column, and with what would be r
   });
 });
 
+test("a virtio IOMMU has defaults of its own, and vfio-pci is bound behind it", async () => {
+  const text = "iommus: [{ kind: virtio-iommu, features: { bypass: absent } }, { kind: virtio-iommu }]";
+  const machine = await parseMachine(`${text}\ndevices: [{ model: edu, iommu: viommu1 }]`, "lab.yaml");
+  expect(machine.iommus).toEqual([
+    {
+      name: "viommu0",
+      kind: "virtio-iommu",
+      base: 0x9050000,
+      features: { inputBits: 48, domainBits: 32, probe: true, mmio: true, bypass: "absent" },
+    },
+    {
+      name: "viommu1",
+      kind: "virtio-iommu",
+      base: 0x9070000,
+      features: { inputBits: 48, domainBits: 32, probe: true, mmio: true, bypass: "on" },
+    },
+  ]);
+  expect(machine.devices[0].driver).toBe("vfio-pci");
+});
+
 describe("the presets", () => {
   test("are good machines, in this order, and every one of them is a file that says the same", async () => {
-    expect(Object.keys(presets)).toEqual(["default", "two-edu", "empty", "nested"]);
+    expect(Object.keys(presets)).toEqual(["default", "two-edu", "empty", "nested", "virtio"]);
     for (const input of presetInputs) {
       expect(await parseMachine(writeMachine(input), "any.yaml")).toEqual(presets[input.name]);
     }

@@ -2,4 +2,5 @@
 
 export { LibraryClient } from "./client.ts";
 export * from "./description.ts";
-export { buildMachine, Machine, type MachineIommu, type MachineOptions } from "./machine.ts";
+export type { MachineFault, MachineIommu } from "./iommus.ts";
+export { buildMachine, Machine, type MachineOptions } from "./machine.ts";

@@ -121,6 +121,31 @@ describe("a machine", () => {
     expect(faults[0]).toMatch(/write to 0x101000 by stream 0x8: F_TRANSLATION: .*bit 0/);
   });
 
+  it("does the same behind a virtio IOMMU, and leaves nothing in it when it is powered down", () => {
+    const machine = buildMachine(presets.virtio);
+    const faults: string[] = [];
+    machine.onFault = (fault) => void faults.push(fault.text());
+    const driver = new EduDriver(machine);
+    driver.map();
+    driver.set(0, pattern);
+    driver.dma(IOVA, false);
+    driver.dma(IOVA + 0x800n, true);
+    expect(driver.get(0x800, 64)).toEqual(pattern);
+    expect(faults).toEqual([]);
+    driver.unmap();
+    driver.dma(IOVA, true);
+    expect(faults).toEqual([
+      "viommu0: write of endpoint 0x8 at 0x100000 faults: no mapping of its domain allows writing there",
+    ]);
+
+    driver.client.close(driver.device);
+    driver.client.close(driver.iommu);
+    const [{ description, hardware }] = machine.iommus;
+    machine.system.run("power-down", machine.powerDown());
+    expect(description.kind).toBe("virtio-iommu");
+    expect(hardware.occupancy).toEqual({ domains: 0, mappings: 0 });
+  });
+
   it("keeps a device from memory once its unmap returned, whatever the TLB held", () => {
     const machine = buildMachine(presets["two-edu"]);
     const driver = new EduDriver(machine);

@@ -2,13 +2,11 @@
 /**
  * A machine that runs: memory, IOMMUs with their drivers, a PCI host with its devices, and the files that clients see.
  *
- * Hardware and drivers are made side by side here and nowhere else: an SMMU's driver gets its registers, its memory and
- * its interrupts. Powering up goes as on a computer: hardware is put together, buses are enumerated, IOMMUs are probed,
+ * Hardware and drivers are made side by side here and nowhere else: an IOMMU's driver gets its registers, its memory and
+ * its interrupts (`iommus.ts`). Powering up goes as on a computer: hardware is put together, buses are enumerated, IOMMUs are probed,
  * then each device by the core, then drivers are bound; powering down is the mirror image.
  */
 import { MockBus, MockDriver } from "../drivers/mock/index.ts";
-import { SmmuV3Driver, type SmmuV3Instance } from "../drivers/smmuv3/index.ts";
-import { type FaultExplanation, SmmuV3, smmuFeatures } from "../hardware/smmuv3/index.ts";
 import { Device, groupNodes, IommuCore } from "../iommu/index.ts";
 import { IommufdContext } from "../iommufd/index.ts";
 import { CHUNK_SIZE, type FileNode, PhysicalMemory } from "../memory/index.ts";
@@ -16,10 +14,11 @@ import { devicePath, MsiController, type PciFunction, PciHost, pciNodes } from "
 import { assert, type Clock, System, type Task } from "../runtime/index.ts";
 import { testInterface } from "../selftest/index.ts";
 import { VfioPciDriver, vfioNodes } from "../vfio/index.ts";
-import type { DeviceDescription, IommuDescription, MachineDescription, SmmuFeatureDescription } from "./description.ts";
+import type { DeviceDescription, IommuDescription, MachineDescription } from "./description.ts";
 import { DmaRouter } from "./dma-router.ts";
 import { FailureFiles } from "./failure-files.ts";
 import { MachineFiles } from "./files.ts";
+import { IommuMaker, type MachineFault, type MachineIommu } from "./iommus.ts";
 import { makeFunction } from "./models.ts";
 
 /** Where writes become interrupts, before they reach an IOMMU: 1 MiB. */
@@ -36,13 +35,6 @@ export interface MachineOptions {
   readonly seed?: number;
   /** With the mock IOMMU of Linux's own tests, and the ioctl by which tests drive it. */
   readonly mock?: boolean;
-}
-
-/** One SMMU: the hardware, and what its driver made of it. */
-export interface MachineIommu {
-  readonly description: IommuDescription;
-  readonly hardware: SmmuV3;
-  readonly instance: SmmuV3Instance;
 }
 
 /** Builds a machine and powers it up. */
@@ -63,8 +55,8 @@ export class Machine {
   /** Where mock devices come and go, if the machine has any. */
   readonly mockBus: MockBus | undefined;
   /** Hears of every DMA that an IOMMU refused. */
-  onFault: ((fault: FaultExplanation) => void) | undefined;
-  private readonly smmuDriver: SmmuV3Driver;
+  onFault: ((fault: MachineFault) => void) | undefined;
+  private readonly maker: IommuMaker;
   private readonly router: DmaRouter;
   private readonly iommuByName = new Map<string, MachineIommu>();
   private readonly deviceOf = new Map<PciFunction, Device>();
@@ -79,7 +71,10 @@ export class Machine {
     this.core = new IommuCore(this.system, { defaultDomain: description.defaultDomain });
     this.router = new DmaRouter(this.memory);
     this.pci = new PciHost(this.system, { target: this.router, interrupts: new MsiController(DOORBELL) });
-    this.smmuDriver = new SmmuV3Driver(this.system, this.memory);
+    this.maker = new IommuMaker(this.system, this.memory, {
+      doorbell: DOORBELL,
+      onFault: (fault) => this.onFault?.(fault),
+    });
     if (options.mock) this.mockBus = new MockBus(this.core, new MockDriver(this.system, this.memory));
     this.vfio = new VfioPciDriver(this.system, { device: (member) => this.deviceOf.get(member) });
     const failureFiles = new FailureFiles(this.system);
@@ -122,9 +117,9 @@ export class Machine {
       this.deviceOf.delete(member);
     }
     if (this.mockBus !== undefined) yield* this.core.unregister(this.mockBus.driver.instance);
-    for (const [name, { instance }] of [...this.iommuByName].reverse()) {
-      yield* this.core.unregister(instance);
-      yield* this.smmuDriver.remove(instance);
+    for (const [name, iommu] of [...this.iommuByName].reverse()) {
+      yield* this.core.unregister(iommu.instance);
+      yield* iommu.remove();
       this.iommuByName.delete(name);
     }
     this.files.refresh();
@@ -137,25 +132,15 @@ export class Machine {
   }
 
   private *startIommu(description: IommuDescription): Task<void> {
-    const hardware = new SmmuV3(this.system, this.memory, {
-      ...featureRegisters(description.features),
-      interrupt: (line) => {
-        const { instance } = this.iommuByName.get(description.name)!;
-        this.smmuDriver.handleInterrupt(instance, line);
-      },
-    });
-    hardware.onFault = (fault) => this.onFault?.(fault);
-    const instance = yield* this.smmuDriver.probe(hardware, {
-      name: `smmu3.0x${description.base.toString(16).padStart(16, "0")}`,
-      msiRegion: DOORBELL,
-    });
-    this.iommuByName.set(description.name, { description, hardware, instance });
-    yield* this.core.register(instance);
+    const behind = this.description.devices.filter(({ iommu }) => iommu === description.name);
+    const requesters = behind.map((device) => this.memberAt(device).requesterId);
+    const iommu = yield* this.maker.make(description, requesters);
+    this.iommuByName.set(description.name, iommu);
+    yield* this.core.register(iommu.instance);
   }
 
   private *startDevice(description: DeviceDescription): Task<void> {
-    const { device: slot, function: number } = description.address;
-    const member = this.pci.root.slot(slot).find((one) => one.place?.function === number)!;
+    const member = this.memberAt(description);
     const iommu = description.iommu === undefined ? undefined : this.iommuByName.get(description.iommu)!;
     const firmware = iommu && { instance: iommu.instance.name, streamIds: [member.requesterId] };
     const device = new Device({ name: member.name, pci: member, firmware });
@@ -168,6 +153,10 @@ export class Machine {
       member.driverOverride = this.vfio.name;
       yield* this.pci.drivers.bind(member, this.vfio);
     }
+  }
+
+  private memberAt({ address }: DeviceDescription): PciFunction {
+    return this.pci.root.slot(address.device).find((one) => one.place?.function === address.function)!;
   }
 
   /** The same implementation twice: a container is an iommufd that accounts memory to processes, as VFIO did. */
@@ -192,8 +181,4 @@ export class Machine {
   private pathOf(device: Device): string {
     return device.pci === undefined ? `/sys/devices/${device.name}` : devicePath(device.pci);
   }
-}
-
-function featureRegisters(features: SmmuFeatureDescription): ReturnType<typeof smmuFeatures> {
-  return smmuFeatures({ ...features, substreamIdBits: features.pasidBits });
 }

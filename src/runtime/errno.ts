@@ -32,6 +32,7 @@ export const ENOSPC = 28;
 export const ESPIPE = 29;
 export const ERANGE = 34;
 export const EDEADLK = 35;
+export const ENOSYS = 38;
 export const EBADE = 52;
 export const EOVERFLOW = 75;
 export const EBADFD = 77;
@@ -66,6 +67,7 @@ const names: ReadonlyMap<number, string> = new Map(
     ESPIPE,
     ERANGE,
     EDEADLK,
+    ENOSYS,
     EBADE,
     EOVERFLOW,
     EBADFD,

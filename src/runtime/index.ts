@@ -36,5 +36,5 @@ export * from "./random.ts";
 export * from "./refcount.ts";
 export * from "./system.ts";
 export * from "./task.ts";
-export { bigintOf, lowWordOf, numberOf } from "./u64.ts";
+export { bigintOf, highWordOf, lowWordOf, numberOf } from "./u64.ts";
 export * from "./wait.ts";

@@ -1,6 +1,13 @@
 // Runs in a browser.
 /** A description as a picture in text: what `uiommu machine show` prints. */
-import { type DeviceDescription, type IommuDescription, type MachineDescription, pciAddress } from "./types.ts";
+import {
+  type DeviceDescription,
+  type IommuDescription,
+  type MachineDescription,
+  pciAddress,
+  type SmmuDescription,
+  type VirtioIommuDescription,
+} from "./types.ts";
 
 /** Narrow enough to be indented a little on a terminal of 80. */
 const COLUMNS = 78;
@@ -61,20 +68,38 @@ function defaultDomainWords({ defaultDomain }: MachineDescription): string {
     : "dma: devices that nobody has taken see an empty page table";
 }
 
-function iommuLines({ name, base, features }: IommuDescription): string[] {
+function iommuLines(iommu: IommuDescription): string[] {
+  const facts = iommu.kind === "smmuv3" ? smmuFacts(iommu) : virtioFacts(iommu);
+  return facts.flatMap((fact, index) => wrapped((index === 0 ? `${iommu.name} ` : "").padEnd(9), fact));
+}
+
+function virtioFacts({ base, features }: VirtioIommuDescription): string[] {
+  const { inputBits, domainBits, probe, mmio, bypass } = features;
+  const domainless = {
+    on: "devices without a domain bypass it at first",
+    off: "devices without a domain reach nothing at first",
+    absent: "no bypass",
+  }[bypass];
+  return [
+    `virtio IOMMU, virtio-mmio registers at 0x${base.toString(16)}`,
+    `${inputBits}-bit IOVAs, ${domainBits}-bit domain ids; ${domainless}`,
+    `${probe ? "probes of reserved regions" : "no probes"}; ${mmio ? "device memory told apart" : "no MMIO flag"}`,
+  ];
+}
+
+function smmuFacts({ base, features }: SmmuDescription): string[] {
   const stages =
     features.stage1 && features.stage2 ? "stages 1 and 2, nesting" : `stage ${features.stage1 ? 1 : 2} only`;
   const pasids = features.pasidBits === 0 ? "no PASIDs" : `${features.pasidBits}-bit PASIDs`;
   const table = features.twoLevelStreamTable ? "two-level stream table" : "linear stream table";
   const invalidation = features.rangeInvalidation ? "range invalidation" : "no range invalidation";
-  const facts = [
+  return [
     `SMMUv3, registers at 0x${base.toString(16)}`,
     `${stages}; granules ${features.granules.map(sizeWords).join(", ")}`,
     `${features.outputBits}-bit physical addresses, ${features.streamIdBits}-bit StreamIDs, ${pasids}`,
     `${features.asidBits}-bit ASIDs, ${features.vmidBits}-bit VMIDs`,
     `${table}; ${invalidation}; ${features.coherent ? "coherent" : "not coherent"}`,
   ];
-  return facts.flatMap((fact, index) => wrapped((index === 0 ? `${name} ` : "").padEnd(9), fact));
 }
 
 function deviceLines({ devices }: MachineDescription): string[] {

@@ -39,6 +39,15 @@ export const presetInputs: readonly (MachineInput & { readonly name: string })[]
       { model: "edu", address: "00:02.0", capabilities: { pasid: 16 } },
     ],
   },
+  {
+    name: "virtio",
+    about: "One virtio IOMMU and exactly two edu devices: the driver maps by requests, without page tables.",
+    iommus: [{ kind: "virtio-iommu" }],
+    devices: [
+      { model: "edu", address: "00:01.0" },
+      { model: "edu", address: "00:02.0" },
+    ],
+  },
 ];
 
 /** By name, in the order in which to show them. Each is made when it is asked for. */

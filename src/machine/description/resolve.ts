@@ -16,9 +16,11 @@ import {
   type PciAddress,
   pciAddress,
   type SmmuFeatureDescription,
+  type VirtioIommuFeatureDescription,
 } from "./types.ts";
 
 type IommuInput = NonNullable<MachineInput["iommus"]>[number];
+type FeaturesInput = NonNullable<IommuInput["features"]>;
 type DeviceInput = NonNullable<MachineInput["devices"]>[number];
 
 const KIB = 1024;
@@ -99,7 +101,7 @@ function resolveIommus(inputs: readonly IommuInput[], memory: MemoryDescription,
     const name =
       input.name ??
       lowest(
-        (number) => `smmu${number}`,
+        (number) => `${input.kind === "smmuv3" ? "smmu" : "viommu"}${number}`,
         (candidate) => taken.has(candidate),
       );
     taken.add(name);
@@ -116,11 +118,18 @@ function resolveIommus(inputs: readonly IommuInput[], memory: MemoryDescription,
     } else {
       checkRegisters(base, [...path, "base"], memory, iommus, report);
     }
-    const features = resolveFeatures(input.features ?? {}, [...path, "features"], report);
+    const given = input.features ?? {};
+    const featuresPath = [...path, "features"];
+    checkKind(input.kind, given, featuresPath, report);
+    if (input.kind === "virtio-iommu") {
+      iommus.push({ name, kind: input.kind, base, features: resolveVirtioFeatures(given) });
+      continue;
+    }
+    const features = resolveSmmuFeatures(given, featuresPath, report);
     const end = memory.base + memory.size;
     if (end > 2 ** features.outputBits && end <= PHYSICAL_END) {
       const message = `${name} has physical addresses of ${features.outputBits} bits, but memory ends at ${hex(end)}; more outputBits or a lower memory is right`;
-      report([...path, "features", "outputBits"], message);
+      report([...featuresPath, "outputBits"], message);
     }
     iommus.push({ name, kind: input.kind, base, features });
   }
@@ -162,11 +171,25 @@ function overlap(base: number, size: number, otherBase: number, otherSize: numbe
   return base < otherBase + otherSize && otherBase < base + size;
 }
 
-function resolveFeatures(
-  input: NonNullable<IommuInput["features"]>,
-  path: Path,
-  report: Report,
-): SmmuFeatureDescription {
+/** Features of a virtio IOMMU; all others are an SMMU's. */
+const VIRTIO_FEATURES: readonly string[] = ["inputBits", "domainBits", "probe", "mmio", "bypass"];
+
+function checkKind(kind: IommuInput["kind"], features: FeaturesInput, path: Path, report: Report): void {
+  for (const feature of Object.keys(features)) {
+    const right = VIRTIO_FEATURES.includes(feature) ? "virtio-iommu" : "smmuv3";
+    if (kind === right) continue;
+    const where = [...path, feature];
+    report(where, `${nameOf(where)} is a feature of the kind ${right}, and this is a ${kind}; leave it out`, "key");
+  }
+}
+
+function resolveVirtioFeatures(input: FeaturesInput): VirtioIommuFeatureDescription {
+  const { inputBits = 48, domainBits = 32, probe = true, mmio = true, bypass = "on" } = input;
+  return { inputBits, domainBits, probe, mmio, bypass };
+}
+
+function resolveSmmuFeatures(given: FeaturesInput, path: Path, report: Report): SmmuFeatureDescription {
+  const { inputBits: _, domainBits: _d, probe: _p, mmio: _m, bypass: _b, ...input } = given;
   const features: SmmuFeatureDescription = {
     stage1: true,
     stage2: true,
@@ -347,7 +370,7 @@ function resolveDriver(
   report: Report,
 ): "vfio-pci" | undefined {
   if (input.driver === "none") return undefined;
-  const fits = iommu?.features.coherent;
+  const fits = iommu !== undefined && (iommu.kind === "virtio-iommu" || iommu.features.coherent);
   if (input.driver === "vfio-pci" && !fits && (iommu || input.iommu === undefined || input.iommu === "none")) {
     const why = iommu ? `${iommu.name} is not coherent` : "the device has no IOMMU";
     report([...path, "driver"], `${nameOf(path)}: vfio-pci cannot be bound, since ${why}; none is right`);

@@ -14,7 +14,7 @@ export const NAME_PATTERN = "^[a-z][a-z0-9-]*$";
 export const PCI_ADDRESS_PATTERN = "^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}([.][0-7])?$";
 
 /** Every kind of IOMMU, device model and driver that a machine file may name. */
-export const IOMMU_KINDS = ["smmuv3"] as const;
+export const IOMMU_KINDS = ["smmuv3", "virtio-iommu"] as const;
 export const MODELS = ["edu"] as const;
 export const DRIVERS = ["vfio-pci", "none"] as const;
 
@@ -78,7 +78,7 @@ export const machineSchema = {
         required: ["kind"],
         properties: {
           name: {
-            description: "How devices name it: smmu0, smmu1, … if absent.",
+            description: "How devices name it: smmu0, smmu1, … or viommu0, viommu1, … if absent.",
             type: "string",
             pattern: NAME_PATTERN,
             errorMessage: "a name of lower-case letters, digits and hyphens",
@@ -97,7 +97,7 @@ export const machineSchema = {
             errorMessage: "an address such as 0x9050000",
           },
           features: {
-            description: "What its ID registers say. Nesting is there when both stages are.",
+            description: "What it offers. Of smmuv3: what its ID registers say; nesting is there when both stages are.",
             type: "object",
             additionalProperties: false,
             properties: {
@@ -135,6 +135,25 @@ export const machineSchema = {
                 type: "integer",
                 minimum: 8,
                 maximum: 32,
+              },
+              inputBits: {
+                description: "virtio-iommu: width of an IOVA (INPUT_RANGE).",
+                type: "integer",
+                minimum: 32,
+                maximum: 64,
+              },
+              domainBits: {
+                description: "virtio-iommu: width of a domain's id (DOMAIN_RANGE).",
+                type: "integer",
+                minimum: 1,
+                maximum: 32,
+              },
+              probe: { description: "virtio-iommu: it tells each device's reserved regions (PROBE).", type: "boolean" },
+              mmio: { description: "virtio-iommu: mappings of device memory are told apart (MMIO).", type: "boolean" },
+              bypass: {
+                description:
+                  "virtio-iommu: whether devices without a domain reach memory untranslated at first (BYPASS_CONFIG); absent: they never do.",
+                enum: ["on", "off", "absent"],
               },
             },
           },

@@ -21,12 +21,36 @@ export interface MemoryDescription {
   readonly memlock: number | "inherit";
 }
 
-export interface IommuDescription {
+export type IommuDescription = SmmuDescription | VirtioIommuDescription;
+
+interface AnyIommuDescription {
   readonly name: string;
-  readonly kind: "smmuv3";
   /** Physical address of the registers: two pages of 64 KiB, one after the other. */
   readonly base: number;
+}
+
+export interface SmmuDescription extends AnyIommuDescription {
+  readonly kind: "smmuv3";
   readonly features: SmmuFeatureDescription;
+}
+
+export interface VirtioIommuDescription extends AnyIommuDescription {
+  readonly kind: "virtio-iommu";
+  readonly features: VirtioIommuFeatureDescription;
+}
+
+/** What a virtio IOMMU offers. Its rings are always cache coherent, and it has neither stages nor PASIDs. */
+export interface VirtioIommuFeatureDescription {
+  /** Of an IOVA: below 64 the device announces a range. */
+  readonly inputBits: number;
+  /** Of a domain's id: below 32 the device announces a range. */
+  readonly domainBits: number;
+  /** It tells each device's reserved regions. */
+  readonly probe: boolean;
+  /** Mappings of device memory are told apart. */
+  readonly mmio: boolean;
+  /** Whether devices without a domain reach memory untranslated until a driver says otherwise; "absent": they never do. */
+  readonly bypass: "on" | "off" | "absent";
 }
 
 /** What the ID registers of an SMMUv3 say. It can nest when it has both stages. */

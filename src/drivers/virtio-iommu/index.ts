@@ -1,0 +1,4 @@
+// Runs in a browser.
+export { VirtioIommuDriver } from "./driver.ts";
+export { explainFault, type FaultRecord } from "./fault-record.ts";
+export type { VirtioIommuInstance, VirtioIommuOptions } from "./instance.ts";
