@@ -3,7 +3,7 @@ import { type CommandName, type CommandRow, defineStruct, iommufdCommands, u32 }
 import type { Call, CallOf, Handler } from "./call.ts";
 import { changeProcess } from "./change-process.ts";
 import { hwptGetDirtyBitmap, hwptSetDirtyTracking } from "./dirty-commands.ts";
-import type { ExtensionCommand } from "./extension.ts";
+import type { ExtensionCommand, IommufdExtension } from "./extension.ts";
 import { getHwInfo } from "./hw-info.ts";
 import { hwptAlloc } from "./hwpt-commands.ts";
 import { hwptInvalidate } from "./invalidate.ts";
@@ -59,11 +59,17 @@ export const entries: ReadonlyMap<number, Entry> = new Map(
   ]),
 );
 
-/** The low 8 bits of the last command. */
-export const LAST_NUMBER: number = Math.max(...entries.keys());
-
-/** Of a number behind the last command but within the table: no request has its number. */
-export const unused: Entry = {
+/** Of a number inside the table that is no command's: no request has it, but its size is looked for first. */
+const unused: Entry = {
   row: { number: -1, name: "an unused number", minimum: 0, struct: defineStruct("unused", { size: u32 }) },
   execute: () => undefined,
 };
+
+/** The table, as long as an extension makes it. */
+export function withExtension({ commands }: IommufdExtension): ReadonlyMap<number, Entry> {
+  const longer = new Map(entries);
+  for (const command of commands) longer.set(command.row.number % 256, command);
+  const numbers = [...longer.keys()];
+  for (let nr = Math.min(...numbers); nr < Math.max(...numbers); nr++) if (!longer.has(nr)) longer.set(nr, unused);
+  return longer;
+}

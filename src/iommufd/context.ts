@@ -35,7 +35,7 @@ import { type Holder, RefCount, type System, type Task } from "../runtime/index.
 import { copyIn } from "../uapi/index.ts";
 import { Access, type AccessUser } from "./access.ts";
 import { Call } from "./call.ts";
-import { type AnyCommand, type Entry, entries, LAST_NUMBER, unused } from "./commands.ts";
+import { type AnyCommand, type Entry, entries, withExtension } from "./commands.ts";
 import { containerIoctl } from "./container.ts";
 import { bindDevice, type DeviceUser, type IommufdDevice } from "./device.ts";
 import type { IommufdExtension } from "./extension.ts";
@@ -75,6 +75,7 @@ export class IommufdContext implements File {
   /** What a client can map of the file. */
   readonly windows: MmapWindows = new MmapWindows();
   private readonly options: IommufdOptions;
+  private readonly entries: ReadonlyMap<number, Entry>;
   /** By number, views of structs that no call uses: making one costs as much as a small command. */
   private readonly spareViews: AnyCommand[][] = [];
   /** Its open file, those of its queues, every device that is bound and every access: with the last the context goes. */
@@ -84,6 +85,7 @@ export class IommufdContext implements File {
     this.system = system;
     this.core = core;
     this.options = options;
+    this.entries = options.extension === undefined ? entries : withExtension(options.extension);
     this.memory = options.memory;
     this.label = options.label ?? "iommufd";
     this.perProcessAccounting = options.perProcessAccounting ?? false;
@@ -93,7 +95,7 @@ export class IommufdContext implements File {
   }
 
   *ioctl(process: Process, request: number, argument: number): Task<number> {
-    const entry = entries.get(request % 256) ?? this.extensionOf(request);
+    const entry = this.entries.get(request % 256);
     if (entry === undefined) return yield* containerIoctl(this, process, request, argument);
     const { row, execute } = entry;
     const spare = (this.spareViews[request % 256] ??= []);
@@ -170,17 +172,6 @@ export class IommufdContext implements File {
 
   forgetEmptyGroup(igroup: IGroup): void {
     if (igroup.devices.size === 0) this.igroups.delete(igroup.group);
-  }
-
-  /** A command of the extension; numbers between iommufd's and the extension's last name none, but look for their size. */
-  private extensionOf(request: number): Entry | undefined {
-    const { extension } = this.options;
-    if (extension === undefined) return undefined;
-    const nr = request % 256;
-    const last = Math.max(...extension.commands.map(({ row }) => row.number % 256));
-    return nr > LAST_NUMBER && nr <= last
-      ? (extension.commands.find(({ row }) => row.number % 256 === nr) ?? unused)
-      : undefined;
   }
 
   interruptsAreSafe(device: Device): boolean {

@@ -13,10 +13,12 @@ export function granuleOf(pageSize: bigint): number {
  */
 export class DirtyBitmap {
   private readonly memory: AddressSpace;
-  private readonly address: bigint;
+  /** Where the page begins that the bitmap begins in, and how far into it the bitmap does. */
+  private readonly base: bigint;
+  private readonly offset: number;
   private readonly start: bigint;
   private readonly granule: number;
-  /** Which page of the client the bits below are of; -1 for none. */
+  /** Which page, counted from there, the bits below are of; -1 for none. */
   private page = -1;
   private readonly bits = new Uint8Array(PAGE_SIZE);
   /** Of `bits`, the bytes that have any. */
@@ -25,7 +27,8 @@ export class DirtyBitmap {
 
   constructor(memory: AddressSpace, address: bigint, start: bigint, granule: number) {
     this.memory = memory;
-    this.address = address;
+    this.offset = Number(address % BigInt(PAGE_SIZE));
+    this.base = address - BigInt(this.offset);
     this.start = start;
     this.granule = granule;
   }
@@ -47,7 +50,7 @@ export class DirtyBitmap {
   flush(): void {
     if (this.last < 0) return;
     const { first, last, bits, memory } = this;
-    const address = BigInt(this.page) * BigInt(PAGE_SIZE) + BigInt(first);
+    const address = this.base + BigInt(this.page * PAGE_SIZE + first);
     try {
       const known = new Uint8Array(last - first + 1);
       memory.read(address, known);
@@ -62,13 +65,12 @@ export class DirtyBitmap {
   }
 
   private setInByte(byte: number, mask: number): void {
-    const address = this.address + BigInt(byte);
-    const page = Number(address / BigInt(PAGE_SIZE));
+    const page = Math.floor((this.offset + byte) / PAGE_SIZE);
     if (page !== this.page) {
       this.flush();
       this.page = page;
     }
-    const at = Number(address % BigInt(PAGE_SIZE));
+    const at = this.offset + byte - page * PAGE_SIZE;
     this.bits[at] |= mask;
     if (at < this.first) this.first = at;
     if (at > this.last) this.last = at;

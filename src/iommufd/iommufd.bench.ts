@@ -84,7 +84,7 @@ class NullMemory implements AddressSpace {
 }
 
 /** A context with one IOAS and, if asked for, a HWPT; structs of the client are written once and used again. */
-class Bench {
+export class Bench {
   readonly system = new System();
   readonly memory: PhysicalMemory;
   readonly core = new IommuCore(this.system);

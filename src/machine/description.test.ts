@@ -42,6 +42,7 @@ describe("a machine file", () => {
             stage1: true,
             stage2: true,
             rangeInvalidation: true,
+            dirtyTracking: false,
             twoLevelStreamTable: true,
             coherent: true,
             granules: [4096, 16384, 65536],

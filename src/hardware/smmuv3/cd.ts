@@ -125,6 +125,8 @@ function decodeHalf(w: Uint32Array, upper: boolean, onePrivilege: boolean, featu
       format: lpae({ stage: 1, inputBits, ...outputFormat(features, granuleLog2!, outputBits(w, features)) }),
       root,
       accessFlagFaults: ((high >>> 3) & 1) === 0,
+      setAccessFlag: ((high >>> 11) & 1) === 1,
+      setDirty: ((high >>> 10) & 1) === 1,
       hierarchicalPermissions: !attributesDisabled,
       writeImpliesNoExecute: ((high >>> 4) & 1) === 1,
       privilegedAccessNever: ((high >>> 8) & 1) === 1,

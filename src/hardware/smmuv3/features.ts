@@ -141,6 +141,8 @@ export interface FeatureChoices {
   readonly coherent?: boolean;
   readonly hypervisor?: boolean;
   readonly rangeInvalidation?: boolean;
+  /** The SMMU keeps access flags and dirty states of leaves itself (HTTU); not unless asked for. */
+  readonly dirtyTracking?: boolean;
   readonly stage2ForceWriteBack?: boolean;
   /** Bits of a physical address: 32, 36, 40, 42, 44 or 48. */
   readonly outputBits?: number;
@@ -156,7 +158,7 @@ function flag(condition: boolean, index: number): number {
 
 /**
  * Identification registers of a full-featured SMMUv3.2: both stages, both kinds of tables, SubstreamIDs, stalls, MSIs,
- * range invalidation; without the features that need more than memory and queues (HTTU, ATS, PRI, MPAM, VATOS).
+ * range invalidation; without the features that need more than memory and queues (ATS, PRI, MPAM, VATOS).
  */
 export function smmuFeatures(choices: FeatureChoices = {}): IdRegisters {
   const stalls = choices.stalls ?? "both";
@@ -167,6 +169,7 @@ export function smmuFeatures(choices: FeatureChoices = {}): IdRegisters {
     flag(choices.stage1 ?? true, 1) +
     flag(true, 3) + // AArch64 tables
     flag(choices.coherent ?? true, 4) +
+    flag(choices.dirtyTracking ?? false, 7) +
     flag(choices.hypervisor ?? true, 9) +
     flag((choices.asidBits ?? 16) === 16, 12) +
     flag(choices.msi ?? true, 13) +

@@ -22,8 +22,8 @@
  * **Price.** A TLB entry that lacks a right is dropped and walked again, so a right given without an invalidation is
  * seen at once; one taken away is not. Both are allowed.
  *
- * **Not there**, and so not announced in the identification registers: ATS, PRI, HTTU, MPAM, VATOS, Secure and Realm
- * state, AArch32 and big-endian tables, memory attributes of the result. No locks: nothing here waits but a stalled
+ * **Not there**, and so not announced in the identification registers: ATS, PRI, MPAM, VATOS, Secure and Realm state,
+ * AArch32 and big-endian tables, memory attributes of the result. No locks: nothing here waits but a stalled
  * access.
  */
 export { CERROR_ABT, CERROR_ILL } from "./commands.ts";

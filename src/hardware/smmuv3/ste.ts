@@ -182,6 +182,8 @@ function decodeStage2(w: Uint32Array, features: Features): Stage2Configuration {
       format: lpae({ stage: 2, inputBits, startLevel, ...outputFormat(features, granuleLog2!, outputBits) }),
       root: addressField(w[6], w[7], 4),
       accessFlagFaults: ((high >>> 21) & 1) === 0,
+      setAccessFlag: ((high >>> 24) & 1) === 1,
+      setDirty: ((high >>> 23) & 1) === 1,
     }),
     stalls: ((high >>> 25) & 1) === 1,
     records: ((high >>> 26) & 1) === 1,

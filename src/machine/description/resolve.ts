@@ -171,6 +171,7 @@ function resolveFeatures(
     stage1: true,
     stage2: true,
     rangeInvalidation: true,
+    dirtyTracking: false,
     twoLevelStreamTable: true,
     coherent: true,
     outputBits: 48,

@@ -104,6 +104,7 @@ export const machineSchema = {
               stage1: { description: "Stage 1: context descriptors, ASIDs (IDR0.S1P).", type: "boolean" },
               stage2: { description: "Stage 2: VMIDs (IDR0.S2P).", type: "boolean" },
               rangeInvalidation: { description: "One command invalidates a range (IDR3.RIL).", type: "boolean" },
+              dirtyTracking: { description: "Hardware marks what devices wrote to (IDR0.HTTU).", type: "boolean" },
               twoLevelStreamTable: {
                 description: "The stream table may have two levels (IDR0.ST_LVL).",
                 type: "boolean",

@@ -34,6 +34,7 @@ export interface SmmuFeatureDescription {
   readonly stage1: boolean;
   readonly stage2: boolean;
   readonly rangeInvalidation: boolean;
+  readonly dirtyTracking: boolean;
   readonly twoLevelStreamTable: boolean;
   readonly coherent: boolean;
   /** In bytes, ascending. */
