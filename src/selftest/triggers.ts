@@ -6,6 +6,7 @@ import { IommufdDevice } from "../iommufd/index.ts";
 import { Refusal } from "../runtime/index.ts";
 import { TestTriggerIopf, TestTriggerVevent } from "../uapi/index.ts";
 import { type Operation, operation } from "./call.ts";
+import { findMockDevice } from "./mock-devices.ts";
 
 /** One request, a group of its own. Whether anybody handles it is not told. */
 export const triggerIopf: Operation = operation(TestTriggerIopf, function* ({ call, test }) {
@@ -23,7 +24,6 @@ export const triggerIopf: Operation = operation(TestTriggerIopf, function* ({ ca
 });
 
 export const triggerVevent: Operation = operation(TestTriggerVevent, ({ call, test }) => {
-  const { device } = call.context.objects.find(test.dev_id, IommufdDevice);
-  reportMockEvent(device);
+  reportMockEvent(findMockDevice(call.context, test.dev_id));
   return undefined;
 });
