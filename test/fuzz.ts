@@ -22,6 +22,8 @@ const ARENA_PAGES = 64;
 const LARGE_ARENA = 0x4020_0000;
 const LARGE_PAGES = 1024;
 const CHILD = 2;
+/** The eventfd, behind a memfd and a socket. */
+const EVENT_FD = 5;
 
 type AnyStruct = {
   new (bytes?: Uint8Array): Record<string, unknown> & { readonly $bytes: Uint8Array };
@@ -203,7 +205,8 @@ class Visit {
     const shape = this.shapeFor(file);
     let argument = 0;
     let written = true;
-    if (shape.struct === undefined || this.chance(50)) argument = this.number();
+    if (shape.request === uapi.VFIO_GROUP_GET_DEVICE_FD && this.chance(2)) argument = this.deviceName(process);
+    else if (shape.struct === undefined || this.chance(50)) argument = this.number();
     else ({ argument, written } = this.place(process, shape));
     const request = this.chance(100) ? this.random.u32() : shape.request;
     const result = this.named(
@@ -342,6 +345,10 @@ class Visit {
     if (this.chance(40)) this.garbage(bytes);
     else if (this.chance(2)) this.garbage(bytes.subarray(size), 3);
     const view = new struct(bytes);
+    if (shape.name === "VFIO_DEVICE_SET_IRQS" && this.chance(2)) {
+      const fds = new DataView(bytes.buffer, size);
+      for (let at = 0; at + 4 <= fds.byteLength; at += 4) fds.setInt32(at, this.pick([EVENT_FD, EVENT_FD, -1]), true);
+    }
     if (!this.chance(30)) {
       for (const [name, field] of Object.entries(struct.fields)) {
         const value = this.valueFor(name, { shape, size });
@@ -373,6 +380,7 @@ class Visit {
     if (name === "size" && size > 0 && shape.request >= 0x3b80) {
       return this.chance(40) ? this.pick([0, 4, size - 4, size - 1, size + 8, PAGE_SIZE, 2 ** 32 - 1]) : size;
     }
+    if (name === "argsz" && shape.name === "VFIO_DEVICE_SET_IRQS" && !this.chance(8)) return size + 64;
     if (name === "argsz") return this.pick([size, size, size, size, size + (shape.tail ?? 0), size + 4, 0, size - 1]);
     if (/^reserved|^pad/.test(name)) return 0;
     if (name === "flags" || name === "dev_flags") {
@@ -385,13 +393,15 @@ class Visit {
     if (/fd$|iommufd/.test(name)) return this.pick([...this.descriptors(this.first), -1, 0]);
     if (/(^|_)id$|^refs$/.test(name)) return this.id(shape, name);
     if (name === "pasid") return this.pick([0, 0, 1, 2, 2 ** 20 - 1, 2 ** 20]);
+    if (name === "start" && shape.name === "VFIO_DEVICE_SET_IRQS") return this.random.below(2);
     if (/iova$|^start$|^addr$|^last$/.test(name)) return this.iova();
     if (name === "vaddr" || /_va$|ptr$|^data$|allowed_iovas/.test(name)) return this.address();
     if (name === "length" || (name === "size" && shape.request < 0x3b80)) return this.length();
     if (name === "page_size") return this.pick([2048, 4096, 8192, 2 ** 21]);
-    if (name === "type" || name === "data_type") return this.pick([0, 1, 2, 0xdead, 0xbadbeef]);
+    if (name === "type" || name === "data_type") return this.pick([0, 0, 0, 1, 2, 0xdead, 0xbadbeef]);
+    if (name === "count" && shape.name === "VFIO_DEVICE_SET_IRQS") return this.pick([0, 1, 1, 2]);
     if (/^num_|_num$|count/.test(name)) return this.pick([0, 1, 2, 3, 8, 2 ** 32 - 1]);
-    if (/_len$/.test(name)) return this.pick([0, 4, 8, 16, 24, 100, 2 ** 32 - 1]);
+    if (/_len$/.test(name)) return this.pick([0, 0, 0, 4, 8, 16, 24, 100, 2 ** 32 - 1]);
     return this.random.below(8);
   }
 
@@ -464,6 +474,13 @@ class Visit {
   private garbage(bytes: Uint8Array, sparse = 1): void {
     for (let i = 0; i < bytes.length; i++)
       if (sparse === 1 || i % 4 < sparse - 1) bytes[i] = this.random.below(this.pick([4, 256]));
+  }
+
+  /** The address of a name such as a group is asked for. */
+  private deviceName(process: LibraryProcess): number {
+    const names = [...this.machine.devices.map(({ name }) => name), "0000:00:1f.7"];
+    process.memory.write(SCRATCH, new TextEncoder().encode(`${this.pick(names)}\0`));
+    return SCRATCH;
   }
 
   private number(): number {
