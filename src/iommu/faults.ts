@@ -73,13 +73,14 @@ export class PageRequestGroup {
     return this.answered;
   }
 
-  /** Answers the device, if nobody has yet. Cannot fail. */
+  /** Answers the device, if nobody has yet and its driver knows how. Cannot fail. */
   *respond(code: ResponseCode): Task<void> {
     if (this.answered) return;
     this.answered = true;
     this.faults?.pending.delete(this);
     const { driver } = this.device.iommu!.instance;
-    yield* driver.pageResponse!(this.device, this.requests[this.requests.length - 1], code);
+    if (driver.pageResponse === undefined) return;
+    yield* driver.pageResponse(this.device, this.requests[this.requests.length - 1], code);
   }
 }
 

@@ -123,6 +123,7 @@ function refuseUnmapped(ioas: Ioas, iova: bigint, last: bigint): never {
  * will do: what it is matters when its pages are pinned.
  */
 function sourceOf(context: IommufdContext, file: ClientFile, start: bigint, length: bigint): PageSource {
+  if (file.kind === "eventfd") file.event.release();
   const buffer = file.kind === "ours" ? file.file.dmaBuf : undefined;
   if (buffer === undefined) return new FilePages(context.memory, file);
   const last = start + length - 1n;

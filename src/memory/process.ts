@@ -35,6 +35,13 @@ export type ClientFile =
   | MemoryFileHandle
   | { readonly kind: "other"; readonly label: string };
 
+/** The file of ours behind a descriptor; undefined if it is something else, of which nothing is held. Throws Refusal EBADF. */
+export function ownFile(process: Process, fd: number): File | undefined {
+  const file = process.file(fd);
+  if (file.kind === "eventfd") file.event.release();
+  return file.kind === "ours" ? file.file : undefined;
+}
+
 /** A file whose pages are memory: memfd, shmem, hugetlbfs. */
 export interface MemoryFileHandle {
   readonly kind: "memory";

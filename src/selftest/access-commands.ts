@@ -1,7 +1,7 @@
 // Runs in a browser.
 /** What a test does as the driver of a mediated device would: pin, read and write what an IOAS maps (reference 4.7). */
 import type { Access } from "../iommufd/index.ts";
-import { PAGE_SIZE, type PhysicalMemory, type Process } from "../memory/index.ts";
+import { ownFile, PAGE_SIZE, type PhysicalMemory, type Process } from "../memory/index.ts";
 import { EBADE, EBADFD, EMFILE, ENOMEM, EOPNOTSUPP, Refusal, refuse } from "../runtime/index.ts";
 import {
   ACCESS_NEEDS_PIN,
@@ -94,8 +94,8 @@ export const accessReplaceIoas: Operation = operation(TestAccessReplaceIoas, fun
 /** Refusal EBADFD for a descriptor that is none of an access. */
 function accessFileOf(process: Process, fd: number): AccessFile {
   try {
-    const opened = process.file(fd);
-    if (opened.kind === "ours" && opened.file instanceof AccessFile) return opened.file;
+    const file = ownFile(process, fd);
+    if (file instanceof AccessFile) return file;
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
   }

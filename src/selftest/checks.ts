@@ -1,12 +1,13 @@
 // Runs in a browser.
 /** What a test asks of page tables, pins and caches, and the writes that it lets a device make (reference 4.1). */
-import { isMockDevice, MockNestedDomain, MockPagingDomain, mockStateOf } from "../drivers/mock/index.ts";
-import { IommufdDevice, NestedHwpt, PagingHwpt } from "../iommufd/index.ts";
+import { MockNestedDomain, MockPagingDomain, mockStateOf } from "../drivers/mock/index.ts";
+import { NestedHwpt, PagingHwpt } from "../iommufd/index.ts";
 import { PAGE_SIZE } from "../memory/index.ts";
 import { EINVAL, EIO, EOVERFLOW, refuse } from "../runtime/index.ts";
 import { TestCheckIotlb, TestCheckMap, TestCheckRefs, TestDevCheckCache, TestDirty } from "../uapi/index.ts";
 import { type Operation, operation } from "./call.ts";
 import { ClientFrames } from "./client-frames.ts";
+import { findMockDevice } from "./mock-devices.ts";
 
 const PAGE = BigInt(PAGE_SIZE);
 const MAX = 2n ** 64n - 1n;
@@ -59,9 +60,8 @@ export const checkIotlb: Operation = operation(TestCheckIotlb, ({ call, test }) 
 });
 
 export const devCheckCache: Operation = operation(TestDevCheckCache, ({ call, test }) => {
-  const { device, label } = call.context.objects.find(test.id, IommufdDevice);
-  if (!isMockDevice(device)) refuse(EINVAL, () => `${label} is not behind the mock IOMMU`);
-  checkWord(mockStateOf(device).cache, test.word, test.cache, label);
+  const device = findMockDevice(call.context, test.id);
+  checkWord(mockStateOf(device).cache, test.word, test.cache, device.label);
   return undefined;
 });
 

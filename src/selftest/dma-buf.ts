@@ -1,6 +1,6 @@
 // Runs in a browser.
 /** DMABUF_GET and DMABUF_REVOKE: memory that a test lets others map as a device's driver would (reference 4.8). */
-import { type DmaBuf, type File, PAGE_SIZE, type PhysicalMemory, type Process } from "../memory/index.ts";
+import { type DmaBuf, type File, ownFile, PAGE_SIZE, type PhysicalMemory, type Process } from "../memory/index.ts";
 import { EBADF, EINVAL, ENOTTY, EOPNOTSUPP, refuse, type Task } from "../runtime/index.ts";
 import { TestDmabufGet, TestDmabufRevoke } from "../uapi/index.ts";
 import { type Operation, operation } from "./call.ts";
@@ -77,11 +77,8 @@ export const dmabufGet: Operation = operation(TestDmabufGet, function* ({ call, 
 export const dmabufRevoke: Operation = operation(TestDmabufRevoke, function* ({ call, test }) {
   const fd = test.dmabuf_fd;
   if (fd < 0) refuse(EBADF, () => `${fd} is no descriptor`);
-  const opened = call.process.file(fd);
-  if (opened.kind !== "ours" || opened.file.dmaBuf === undefined) {
-    return refuse(EINVAL, () => `descriptor ${fd} is no dma-buf`);
-  }
-  const { dmaBuf } = opened.file;
+  const dmaBuf = ownFile(call.process, fd)?.dmaBuf;
+  if (dmaBuf === undefined) return refuse(EINVAL, () => `descriptor ${fd} is no dma-buf`);
   if (!(dmaBuf instanceof TestDmaBuf)) return refuse(EOPNOTSUPP, () => `${dmaBuf.label} is not of the test`);
   yield* dmaBuf.setRevoked(test.revoked !== 0);
 });

@@ -1,8 +1,8 @@
 // Runs in a browser.
 /** Mock devices in a context: what MOCK_DOMAIN makes, and what is done with their attachments (reference 4.2, 3.8). */
-import type { MockBus } from "../drivers/mock/index.ts";
+import { isMockDevice, type MockBus } from "../drivers/mock/index.ts";
 import type { Device } from "../iommu/index.ts";
-import { Hwpt, type IommufdDevice, IommufdObject } from "../iommufd/index.ts";
+import { Hwpt, type IommufdContext, IommufdDevice, IommufdObject } from "../iommufd/index.ts";
 import { EINVAL, refuse, type Task } from "../runtime/index.ts";
 import {
   MOCK_NO_DIRTY,
@@ -38,6 +38,13 @@ export class SelftestDevice extends IommufdObject {
   describe(): Record<string, unknown> {
     return { device: this.device.name, bound: this.bound.id };
   }
+}
+
+/** A bound device of the mock bus. Refusals: ENOENT, EINVAL for a device of another bus. */
+export function findMockDevice({ objects }: IommufdContext, id: number): Device {
+  const { device, label } = objects.find(id, IommufdDevice);
+  if (!isMockDevice(device)) refuse(EINVAL, () => `${label} is not of the mock bus`);
+  return device;
 }
 
 export function mockDomain(bus: MockBus): Operation {

@@ -1,11 +1,12 @@
 // Runs in a browser.
 /** What a test lets a mock device do: ask for a page, tell the guest an event (reference 4.5, 4.6). */
-import { isMockDevice, reportMockEvent } from "../drivers/mock/index.ts";
+import { reportMockEvent } from "../drivers/mock/index.ts";
 import { NO_PASID, REQUEST_LAST_PAGE, REQUEST_PASID_VALID, reportPageRequest } from "../iommu/index.ts";
 import { IommufdDevice } from "../iommufd/index.ts";
-import { ENOENT, Refusal, refuse } from "../runtime/index.ts";
+import { Refusal } from "../runtime/index.ts";
 import { TestTriggerIopf, TestTriggerVevent } from "../uapi/index.ts";
 import { type Operation, operation } from "./call.ts";
+import { findMockDevice } from "./mock-devices.ts";
 
 /** One request, a group of its own. Whether anybody handles it is not told. */
 export const triggerIopf: Operation = operation(TestTriggerIopf, function* ({ call, test }) {
@@ -23,8 +24,6 @@ export const triggerIopf: Operation = operation(TestTriggerIopf, function* ({ ca
 });
 
 export const triggerVevent: Operation = operation(TestTriggerVevent, ({ call, test }) => {
-  const { device, label } = call.context.objects.find(test.dev_id, IommufdDevice);
-  if (!isMockDevice(device)) refuse(ENOENT, () => `${label} is not behind the mock IOMMU`);
-  reportMockEvent(device);
+  reportMockEvent(findMockDevice(call.context, test.dev_id));
   return undefined;
 });

@@ -1,6 +1,6 @@
 // Runs in a browser.
 import { ensureCompatIoas } from "../iommufd/index.ts";
-import { type File, PAGE_SIZE, type Process } from "../memory/index.ts";
+import { type File, ownFile, PAGE_SIZE, type Process } from "../memory/index.ts";
 import { EINVAL, ENODEV, ENOTTY, refuse, type Task } from "../runtime/index.ts";
 import {
   GROUP_FLAGS_CONTAINER_SET,
@@ -137,8 +137,7 @@ function readText(process: Process, address: number): string {
 
 /** The group whose open file a descriptor of the client is. EBADF if it is not open, EINVAL if it is something else. */
 export function groupOfFile(process: Process, fd: number): VfioGroup {
-  const file = process.file(fd);
-  if (file.kind === "ours" && file.file instanceof GroupFile) return file.file.group;
-  if (file.kind === "eventfd") file.event.release();
+  const file = ownFile(process, fd);
+  if (file instanceof GroupFile) return file.group;
   return refuse(EINVAL, () => `file descriptor ${fd} is no VFIO group`);
 }

@@ -1,6 +1,6 @@
 // Runs in a browser.
 import { IommufdContext } from "../iommufd/index.ts";
-import type { Process } from "../memory/index.ts";
+import { ownFile, type Process } from "../memory/index.ts";
 import { EBADFD, refuse } from "../runtime/index.ts";
 
 /**
@@ -8,9 +8,8 @@ import { EBADFD, refuse } from "../runtime/index.ts";
  * something else.
  */
 export function iommufdOf(process: Process, fd: number, check: () => void = () => undefined): IommufdContext {
-  const file = process.file(fd);
-  if (file.kind === "eventfd") file.event.release();
+  const file = ownFile(process, fd);
   check();
-  if (file.kind === "ours" && file.file instanceof IommufdContext) return file.file;
+  if (file instanceof IommufdContext) return file;
   return refuse(EBADFD, () => `file descriptor ${fd} is not an iommufd`);
 }

@@ -78,14 +78,12 @@ export class SmmuV3PagingDomain extends PagingDomain {
     return this.table.tableFrames;
   }
 
-  /** Refusals: EINVAL for a device behind another SMMU; ENOMEM. */
+  /** Refusals: EINVAL for a device behind another IOMMU; ENOMEM. */
   override *attachDevice(device: Device, _old: Domain | undefined): Task<void> {
     const master = masterOf(device);
     if (master.instance !== this.instance) {
-      refuse(
-        EINVAL,
-        () => `${this.label} belongs to another SMMU than ${device.label}, which is behind ${master.instance.name}`,
-      );
+      const { name } = device.iommu!.instance;
+      refuse(EINVAL, () => `${this.label} belongs to another IOMMU than ${device.label}, which is behind ${name}`);
     }
     yield* attach(master, this.translation);
   }
