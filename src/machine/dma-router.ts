@@ -1,5 +1,5 @@
 // Runs in a browser.
-import { BusError, type PhysicalMemory } from "../memory/index.ts";
+import type { PhysicalMemory } from "../memory/index.ts";
 import type { DmaTarget, RequesterId } from "../pci/index.ts";
 import type { Task } from "../runtime/index.ts";
 
@@ -26,13 +26,6 @@ export class DmaRouter implements DmaTarget {
   ): Task<boolean> {
     const target = this.routes.get(requester);
     if (target !== undefined) return yield* target.access(requester, pasid, address, bytes, write);
-    try {
-      if (write) this.memory.write(Number(address), bytes);
-      else this.memory.read(Number(address), bytes);
-      return true;
-    } catch (error) {
-      if (error instanceof BusError) return false;
-      throw error;
-    }
+    return this.memory.access(Number(address), bytes, write);
   }
 }

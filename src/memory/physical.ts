@@ -153,6 +153,17 @@ export class PhysicalMemory {
     this.transfer(pa, from, true);
   }
 
+  /** As {@link read} and {@link write}, as a bus answers a device: false where nothing is there. */
+  access(pa: number, bytes: Uint8Array, write: boolean): boolean {
+    try {
+      this.transfer(pa, bytes, write);
+      return true;
+    } catch (error) {
+      if (error instanceof BusError) return false;
+      throw error;
+    }
+  }
+
   /** Copies the content of one frame of RAM to another. */
   copyFrame(from: number, to: number): void {
     this.content.copyFrame(from, to);

@@ -1,5 +1,5 @@
 // Runs in a browser.
-import { BusError, type PhysicalMemory, type RegisterBlock } from "../../memory/index.ts";
+import type { PhysicalMemory, RegisterBlock } from "../../memory/index.ts";
 import type { DmaTarget, RequesterId } from "../../pci/index.ts";
 import { assert, type System, type Task } from "../../runtime/index.ts";
 import { CommandQueue } from "./commands.ts";
@@ -250,13 +250,6 @@ export class SmmuV3 implements RegisterBlock, DmaTarget {
       const { length } = piece;
       events.emit({ kind: "smmuv3.access.transfer", smmu: this.label, streamId, physical, length, write });
     }
-    try {
-      if (write) this.memory.write(physical, piece);
-      else this.memory.read(physical, piece);
-      return true;
-    } catch (error) {
-      if (error instanceof BusError) return false;
-      throw error;
-    }
+    return this.memory.access(physical, piece, write);
   }
 }

@@ -241,13 +241,6 @@ export class VirtioIommu implements RegisterBlock, DmaTarget {
       const { length } = piece;
       events.emit({ kind: "virtio-iommu.access.transfer", iommu: this.label, endpoint, physical, length, write });
     }
-    try {
-      if (write) this.memory.write(physical, piece);
-      else this.memory.read(physical, piece);
-      return true;
-    } catch (error) {
-      if (error instanceof BusError) return false;
-      throw error;
-    }
+    return this.memory.access(physical, piece, write);
   }
 }
