@@ -206,18 +206,7 @@ export class ClientAddressSpace implements AddressSpace {
   }
 
   private pinOwn(page: number, count: number): FrameRun[] {
-    const runs: FrameRun[] = [];
-    try {
-      for (const { first, length, pfn } of this.pinned.runs(page, count)) {
-        const run = { pfn: pfn ?? this.adopt(first, length), count: length };
-        this.memory.pin(run);
-        runs.push(run);
-      }
-    } catch (error) {
-      this.memory.unpin(runs);
-      throw error;
-    }
-    return runs;
+    return this.pinned.pin(this.memory, page, count, (first, length) => this.adopt(first, length));
   }
 
   private adopt(page: number, count: number): number {

@@ -1,3 +1,5 @@
+import type { FrameRun, PhysicalMemory } from "../memory/index.ts";
+
 /** Page numbers of one group: 2 MiB. */
 const GROUP = 512;
 
@@ -13,6 +15,27 @@ export class PinnedPages {
   private readonly groups = new Map<number, { frames: Float64Array; used: number }>();
   /** How many pages are pinned. */
   size = 0;
+
+  /** Pins pages: the frames of those that are pinned already, and what `adopt` makes for the others. All or none. */
+  pin(
+    memory: PhysicalMemory,
+    page: number,
+    count: number,
+    adopt: (first: number, length: number) => number,
+  ): FrameRun[] {
+    const runs: FrameRun[] = [];
+    try {
+      for (const { first, length, pfn } of this.runs(page, count)) {
+        const run = { pfn: pfn ?? adopt(first, length), count: length };
+        memory.pin(run);
+        runs.push(run);
+      }
+    } catch (error) {
+      memory.unpin(runs);
+      throw error;
+    }
+    return runs;
+  }
 
   /** Covers `count` pages from `page` on, in order, with runs as long as they come. */
   *runs(page: number, count: number): Iterable<PageRun> {

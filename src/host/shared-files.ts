@@ -53,19 +53,12 @@ class SharedFile implements FrameBacking {
   }
 
   pin(page: number, count: number): FrameRun[] {
-    const runs: FrameRun[] = [];
     try {
-      for (const { first, length, pfn } of this.pinned.runs(page, count)) {
-        const run = { pfn: pfn ?? this.adopt(first, length), count: length };
-        this.memory.pin(run);
-        runs.push(run);
-      }
+      return this.pinned.pin(this.memory, page, count, (first, length) => this.adopt(first, length));
     } catch (error) {
-      this.memory.unpin(runs);
       this.closeIfUnused();
       throw error;
     }
-    return runs;
   }
 
   read(page: number, offset: number, into: Uint8Array): void {
