@@ -74,7 +74,8 @@ describe.concurrent("run", () => {
     "Ctrl-C at a terminal reaches the program once",
     async () => {
       const program = `trap "echo got; exit 3" INT; echo ready; while :; do sleep 0.02; done`;
-      const line = [process.execPath, "--import", "tsx", runner, "sh", "-c", `'${program}'`].join(" ");
+      // `exec`: a shell that stays in between would end by the signal before we do.
+      const line = ["exec", process.execPath, "--import", "tsx", runner, "sh", "-c", `'${program}'`].join(" ");
       const child = spawn("script", ["-qec", line, "/dev/null"], { cwd: join(here, "../..") });
       let output = "";
       child.stdout.setEncoding("utf8").on("data", (text: string) => {
