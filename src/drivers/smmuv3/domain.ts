@@ -10,12 +10,12 @@ import {
 } from "../../iommu/index.ts";
 import { type Granule, type LpaeFormat, lpae, PageTable } from "../../pagetable/index.ts";
 import { bigintOf, EBUSY, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
-import { attach } from "./attach.ts";
+import { attach, attachPasid } from "./attach.ts";
 import { stage1Descriptor } from "./context-descriptor.ts";
 import type { Features } from "./features.ts";
 import type { SmmuV3Instance } from "./instance.ts";
 import { DomainInvalidation, type InvalidationTarget } from "./invalidation.ts";
-import { masterOf, type Translation } from "./master.ts";
+import { type Master, masterOf, type Translation } from "./master.ts";
 import { stage2Entry } from "./stream-table-entry.ts";
 
 export interface PagingOptions {
@@ -80,12 +80,17 @@ export class SmmuV3PagingDomain extends PagingDomain {
 
   /** Refusals: EINVAL for a device behind another IOMMU; ENOMEM. */
   override *attachDevice(device: Device, _old: Domain | undefined): Task<void> {
-    const master = masterOf(device);
-    if (master.instance !== this.instance) {
-      const { name } = device.iommu!.instance;
-      refuse(EINVAL, () => `${this.label} belongs to another IOMMU than ${device.label}, which is behind ${name}`);
+    yield* attach(this.masterOf(device), this.translation);
+  }
+
+  /** Refusals: EINVAL as above, for stage 2, and beside stage 2; ENOMEM. */
+  override *setDevicePasid(device: Device, pasid: number, _old: Domain | undefined): Task<void> {
+    const master = this.masterOf(device);
+    const { translation } = this;
+    if (translation.kind !== "stage 1") {
+      return refuse(EINVAL, () => `${this.label} is no stage 1: PASID ${pasid} of ${device.label} cannot use it`);
     }
-    yield* attach(master, this.translation);
+    yield* attachPasid(master, pasid, translation);
   }
 
   override *map(iova: bigint, physical: number, size: number, prot: number): Task<void> {
@@ -151,6 +156,15 @@ export class SmmuV3PagingDomain extends PagingDomain {
   override free(): void {
     this.table.free();
     freeTag(this.instance, this.stage, this.tag);
+  }
+
+  private masterOf(device: Device): Master {
+    const master = masterOf(device);
+    if (master.instance !== this.instance) {
+      const { name } = device.iommu!.instance;
+      refuse(EINVAL, () => `${this.label} belongs to another IOMMU than ${device.label}, which is behind ${name}`);
+    }
+    return master;
   }
 
   private describe(format: LpaeFormat, { nestingParent, dirtyTracking }: PagingOptions): Translation {
