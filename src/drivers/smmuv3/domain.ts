@@ -16,6 +16,7 @@ import type { Features } from "./features.ts";
 import type { SmmuV3Instance } from "./instance.ts";
 import { DomainInvalidation, type InvalidationTarget } from "./invalidation.ts";
 import { type Master, masterOf, type Translation } from "./master.ts";
+import { handingOverPageRequests } from "./page-requests.ts";
 import { stage2Entry } from "./stream-table-entry.ts";
 
 export interface PagingOptions {
@@ -78,19 +79,20 @@ export class SmmuV3PagingDomain extends PagingDomain {
     return this.table.tableFrames;
   }
 
-  /** Refusals: EINVAL for a device behind another IOMMU; ENOMEM. */
-  override *attachDevice(device: Device, _old: Domain | undefined): Task<void> {
-    yield* attach(this.masterOf(device), this.translation);
+  /** Refusals: EINVAL for a device behind another IOMMU; EOPNOTSUPP for page requests of several stream ids; ENOMEM. */
+  override *attachDevice(device: Device, old: Domain | undefined): Task<void> {
+    const master = this.masterOf(device);
+    yield* handingOverPageRequests(master, this, old, attach(master, this.translation));
   }
 
-  /** Refusals: EINVAL as above, for stage 2, and beside stage 2; ENOMEM. */
-  override *setDevicePasid(device: Device, pasid: number, _old: Domain | undefined): Task<void> {
+  /** Refusals: as above, and EINVAL for stage 2, and beside stage 2. */
+  override *setDevicePasid(device: Device, pasid: number, old: Domain | undefined): Task<void> {
     const master = this.masterOf(device);
     const { translation } = this;
     if (translation.kind !== "stage 1") {
       return refuse(EINVAL, () => `${this.label} is no stage 1: PASID ${pasid} of ${device.label} cannot use it`);
     }
-    yield* attachPasid(master, pasid, translation);
+    yield* handingOverPageRequests(master, this, old, attachPasid(master, pasid, translation));
   }
 
   override *map(iova: bigint, physical: number, size: number, prot: number): Task<void> {

@@ -20,6 +20,8 @@ export interface Master {
   translation: Translation;
   /** What its PASIDs translate through. */
   readonly pasids: Map<number, Stage1>;
+  /** Attachments, of its own traffic and of PASIDs, to domains that take page requests; 0 if it cannot stall. */
+  faultingAttachments: number;
 }
 
 /** Translation by a CD, and what it may leave in the TLB. */
