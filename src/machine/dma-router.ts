@@ -1,12 +1,20 @@
 // Runs in a browser.
 import type { PhysicalMemory } from "../memory/index.ts";
-import type { DmaTarget, RequesterId } from "../pci/index.ts";
+import type { DmaTarget, RequesterId, TranslationAgent } from "../pci/index.ts";
 import type { Task } from "../runtime/index.ts";
 
 /** Sends each requester's DMA to the IOMMU that serves it, or straight to memory where none does. */
 export class DmaRouter implements DmaTarget {
   private readonly memory: PhysicalMemory;
   private readonly routes = new Map<RequesterId, DmaTarget>();
+  /** Hands what a requester asks to the agent of the IOMMU that serves it; where none does, there is no ATS. */
+  readonly agent: TranslationAgent = {
+    requestTranslation: (requester, request) =>
+      this.routes.get(requester)?.agent?.requestTranslation(requester, request) ?? "unsupported request",
+    accessTranslated: (requester, physical, bytes, write) =>
+      this.routes.get(requester)?.agent?.accessTranslated(requester, physical, bytes, write) ?? false,
+    requestPage: (requester, request) => this.routes.get(requester)?.agent?.requestPage(requester, request),
+  };
 
   constructor(memory: PhysicalMemory) {
     this.memory = memory;

@@ -1,5 +1,6 @@
 // Runs in a browser.
 import type { Task } from "../runtime/index.ts";
+import type { TranslationAgent } from "./ats.ts";
 
 /** Requester id: bus << 8 | device << 3 | function. */
 export type RequesterId = number;
@@ -17,6 +18,8 @@ export interface DmaTarget {
     bytes: Uint8Array,
     write: boolean,
   ): Task<boolean>;
+  /** Who answers functions that translate ahead (ATS); nobody, if undefined. */
+  readonly agent?: TranslationAgent | undefined;
 }
 
 /** A device model's own way to memory: its requester id is filled in, and bus mastering was checked. */

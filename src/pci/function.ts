@@ -39,7 +39,9 @@ import {
   COMMAND_SERR,
   CONFIG_SPACE_SIZE,
   DEVICE_ID,
+  EXTENDED_ATS,
   EXTENDED_CONFIG_SPACE_SIZE,
+  EXTENDED_PRI,
   HEADER_TYPE,
   HEADER_TYPE_BRIDGE,
   HEADER_TYPE_LAYOUT,
@@ -54,6 +56,8 @@ import {
 } from "./ids.ts";
 import { FunctionInterrupts } from "./interrupts.ts";
 import { MsixTable } from "./msix-table.ts";
+import { PageRequester } from "./page-requester.ts";
+import { type CacheSurroundings, TranslationCache } from "./translation-cache.ts";
 
 /** What a function is, before it is put on a bus. */
 export interface PciIdentity {
@@ -97,6 +101,9 @@ export class PciFunction {
   readonly interrupts: FunctionInterrupts;
   /** The function's own way to memory. An access is refused while bus mastering is off. */
   readonly dma: DmaPort;
+  /** If it has the capabilities: translations that it keeps, and how it asks for pages. */
+  readonly translationCache: TranslationCache | undefined;
+  readonly pageRequester: PageRequester | undefined;
   /** Set once, when it is put on a bus. */
   place: PciPlace | undefined;
   /** The number of the interrupt that its INTx line is; 0 if it has none. Given by the bus. */
@@ -137,6 +144,16 @@ export class PciFunction {
       table: this.msixTable,
       send: (message) => this.onBus().bus.host.sendMessage(this, message),
     });
+    const surroundings = (): CacheSurroundings => {
+      const { host } = this.onBus().bus;
+      return { system: host.system, requester: this.requesterId, agent: host.agent };
+    };
+    const pri = this.extendedCapability(EXTENDED_PRI);
+    if (pri !== undefined) this.pageRequester = new PageRequester(this.config, pri, surroundings);
+    const ats = this.extendedCapability(EXTENDED_ATS);
+    if (ats !== undefined) {
+      this.translationCache = new TranslationCache(this.config, ats, this.pageRequester, surroundings);
+    }
     this.dma = {
       read: (address, into, pasid) => this.access(address, into, false, pasid),
       write: (address, from, pasid) => this.access(address, from, true, pasid),
@@ -216,6 +233,8 @@ export class PciFunction {
     if (before === 3 && this.powerState === 0 && !this.keepsStateInD3) this.functionLevelReset();
     if (this.initiatesReset(offset, width, value)) this.functionLevelReset();
     this.interrupts.settle();
+    this.translationCache?.settle();
+    this.pageRequester?.settle();
   }
 
   /** A read of registers behind a BAR: `size` bytes (1, 2, 4 or 8), aligned to them. */
@@ -240,6 +259,8 @@ export class PciFunction {
     this.config.reset();
     this.msixTable?.reset();
     this.interrupts.lower();
+    this.translationCache?.settle();
+    this.pageRequester?.reset();
     this.reset();
   }
 
@@ -298,8 +319,19 @@ export class PciFunction {
     return written(advanced + AF_CONTROL, AF_INITIATE_FLR);
   }
 
+  /** A write that is never translated ahead: an interrupt message. */
+  *writeMessage(address: bigint, bytes: Uint8Array): Task<boolean> {
+    return this.mastersBus && (yield* this.onBus().bus.host.access(this, undefined, address, bytes, true));
+  }
+
+  private get mastersBus(): boolean {
+    return (this.config.read(COMMAND, 2) & COMMAND_MASTER) !== 0;
+  }
+
   private *access(address: bigint, bytes: Uint8Array, write: boolean, pasid: number | undefined): Task<boolean> {
-    if ((this.config.read(COMMAND, 2) & COMMAND_MASTER) === 0) return false;
+    if (!this.mastersBus) return false;
+    const { translationCache } = this;
+    if (translationCache?.isEnabled) return yield* translationCache.access(address, bytes, write, pasid);
     return yield* this.onBus().bus.host.access(this, pasid, address, bytes, write);
   }
 }

@@ -15,10 +15,11 @@
  * here happens between two points of preemption, except DMA.
  */
 import { assert, type System, type Task } from "../runtime/index.ts";
+import type { AtsRequesters, InvalidationMessage, PageGroupResponse, TranslationAgent } from "./ats.ts";
 import type { Bar } from "./bar.ts";
 import { PciBus } from "./bus.ts";
 import { ACS, ACS_CONTROL } from "./capabilities.ts";
-import type { DmaTarget, InterruptController, Message } from "./dma.ts";
+import type { DmaTarget, InterruptController, Message, RequesterId } from "./dma.ts";
 import { PciDrivers } from "./drivers.ts";
 import type { PciFunction } from "./function.ts";
 import {
@@ -59,7 +60,7 @@ const defaultWindows = {
 const ACS_FOR_IOMMU = ACS.sourceValidation | ACS.requestRedirect | ACS.completionRedirect | ACS.upstreamForwarding;
 
 /** A root complex with its buses. */
-export class PciHost {
+export class PciHost implements AtsRequesters {
   readonly segment: number;
   readonly interrupts: InterruptController;
   readonly buses: PciBus[];
@@ -151,11 +152,34 @@ export class PciHost {
     return yield* this.target.access(requester.requesterId, pasid, address, bytes, write);
   }
 
+  /** Who answers functions that translate ahead. */
+  get agent(): TranslationAgent | undefined {
+    return this.target.agent;
+  }
+
+  /** A translation agent's message to a function. One without a cache refuses it, which is an answer too. */
+  invalidate(requester: RequesterId, message: InvalidationMessage, done: () => void): boolean {
+    const member = this.at(requester);
+    if (member === undefined) return false;
+    if (member.translationCache !== undefined) member.translationCache.invalidate(message, done);
+    else done();
+    return true;
+  }
+
+  respond(requester: RequesterId, response: PageGroupResponse): void {
+    this.at(requester)?.pageRequester?.respond(response);
+  }
+
+  private at(requester: RequesterId): PciFunction | undefined {
+    const bus = this.buses.find(({ number }) => number === Math.floor(requester / 256));
+    return bus?.functions.find(({ devfn }) => devfn === requester % 256);
+  }
+
   /** An interrupt message leaves a function: a write like any other, which nobody waits for. */
   sendMessage(requester: PciFunction, { address, data }: Message): void {
     const bytes = new Uint8Array(4);
     new DataView(bytes.buffer).setUint32(0, data, true);
-    this.system.tasks.spawn(`interrupt of ${requester.name}`, requester.dma.write(address, bytes));
+    this.system.tasks.spawn(`interrupt of ${requester.name}`, requester.writeMessage(address, bytes));
   }
 
   private setUp(member: PciFunction): void {

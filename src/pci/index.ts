@@ -1,5 +1,6 @@
 // Runs in a browser.
 export { areDmaAliases, type DmaAlias, dmaAliases } from "./aliases.ts";
+export * from "./ats.ts";
 export { Bar, type BarDescription } from "./bar.ts";
 export { PciBus } from "./bus.ts";
 export * from "./capabilities.ts";
@@ -13,7 +14,9 @@ export * from "./ids.ts";
 export { type AccessControls, accessControls, ISOLATING_CONTROLS, type Isolation, isolationOf } from "./isolation.ts";
 export { MsiController } from "./msi-controller.ts";
 export { MsixTable } from "./msix-table.ts";
+export { PageRequester } from "./page-requester.ts";
 export { RecordedFunction, withIsolation } from "./recorded.ts";
 export { type ResetMethod, resetFunction, resetMethods, restoreState, type SavedState, saveState } from "./reset.ts";
 export { devicePath, pciNodes, relative } from "./sysfs.ts";
+export { TranslationCache } from "./translation-cache.ts";
 export { enableVectors, type Vectors, vectorCapacity } from "./vectors.ts";

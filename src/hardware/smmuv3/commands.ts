@@ -3,16 +3,30 @@
  * The command queue (IHI 0070 chapter 4, §7.1; reference 6.4).
  *
  * Commands are consumed in order, each completely, as soon as the producer moves; so a CMD_SYNC finds all earlier ones
- * done, and no access in flight: an access translates and transfers in one step. A command that is illegal, or cannot
+ * done, and no access in flight: an access translates and transfers in one step. Only invalidations of the caches in
+ * devices (CMD_ATC_INV) may take longer: a CMD_SYNC waits for them, and fails if one was answered by nobody (its time-out
+ * is over at once: no time passes here). A command that is illegal, or cannot
  * be read, stops the queue: the consumer stays at it, CMDQ_CONS.ERR says why, GERROR.CMDQ_ERR becomes active. Software
  * repairs the entry and acknowledges; then consumption goes on with that entry.
  */
 import type { PhysicalMemory } from "../../memory/index.ts";
+import type { InvalidationMessage, PageGroupStatus } from "../../pci/index.ts";
 import type { ConfigurationCache } from "./config-cache.ts";
 import { addressField, fetchWords } from "./fetch.ts";
 import type { Interrupts } from "./interrupts.ts";
+import type { Respond } from "./page-requests.ts";
 import { Queue } from "./queues.ts";
-import { CMDQ_BASE, CMDQ_CONS, CMDQ_ERR, CMDQ_PROD, CR0, CR0_CMDQEN, IDR3, type Registers } from "./registers.ts";
+import {
+  CMDQ_BASE,
+  CMDQ_CONS,
+  CMDQ_ERR,
+  CMDQ_PROD,
+  CR0,
+  CR0_CMDQEN,
+  CR0_SMMUEN,
+  IDR3,
+  type Registers,
+} from "./registers.ts";
 import type { Stalls } from "./stalls.ts";
 import { REGIME_EL1, REGIME_EL2, REGIME_EL2_E2H } from "./ste.ts";
 import { type InvalidationRange, POWERS, type Selection, type Tlb } from "./tlb.ts";
@@ -46,9 +60,21 @@ export const CMD_SYNC = 0x46;
 export const CERROR_NONE = 0;
 export const CERROR_ILL = 1;
 export const CERROR_ABT = 2;
+export const CERROR_ATC_INV_SYNC = 3;
+/** Not an error: the command is not consumed yet. */
+const WAITING = -1;
 
 const COMMAND_BYTES = 16;
 const SSEC = 1 << 10;
+const SSV = 1 << 11;
+/** Size of a CMD_ATC_INV: everything. */
+const ATC_INV_ALL = 52;
+const RESPONSES: readonly (PageGroupStatus | undefined)[] = [
+  "response failure",
+  "invalid request",
+  "success",
+  undefined,
+];
 const GRANULE_LOG2_OF_TG = [12, 12, 14, 16];
 
 /** What commands act on. */
@@ -59,6 +85,10 @@ export interface CommandTargets {
   readonly stage2Tlb: Tlb;
   readonly stalls: Stalls;
   readonly interrupts: Interrupts;
+  /** Sends an invalidation to a device; see AtsRequesters. */
+  readonly invalidate: (streamId: number, message: InvalidationMessage, done: () => void) => boolean;
+  /** Answers the page requests of a device. */
+  readonly respond: Respond;
 }
 
 export class CommandQueue {
@@ -70,6 +100,9 @@ export class CommandQueue {
   private readonly targets: CommandTargets;
   private readonly words = new Uint32Array(4);
   private consuming = false;
+  /** Invalidations that devices have not completed, and whether one never will be. */
+  private outstanding = 0;
+  private isUnanswered = false;
 
   constructor(registers: Registers, memory: PhysicalMemory, targets: CommandTargets) {
     this.registers = registers;
@@ -93,6 +126,7 @@ export class CommandQueue {
     try {
       while (this.mayConsume) {
         const error = this.next();
+        if (error === WAITING) return;
         if (error !== CERROR_NONE) {
           const consumer = this.registers.get(CMDQ_CONS);
           this.registers.set(CMDQ_CONS, (consumer & 0x80ffffff) | (error << 24));
@@ -116,6 +150,12 @@ export class CommandQueue {
     // Completion is signalled only once the consumer has moved past the CMD_SYNC.
     const synchronise = (words[0] & 0xff) === CMD_SYNC;
     if (!(synchronise ? this.isLegalSync() : this.execute())) return CERROR_ILL;
+    if (synchronise && this.outstanding > 0) return WAITING;
+    if (synchronise && this.isUnanswered) {
+      // Told once: when it is acknowledged, the CMD_SYNC has nothing more to wait for.
+      this.isUnanswered = false;
+      return CERROR_ATC_INV_SYNC;
+    }
     queue.consume();
     this.onCommand?.(words);
     if (synchronise) this.signalCompletion();
@@ -195,7 +235,10 @@ export class CommandQueue {
         if (features.stallModel === 1) return false;
         this.targets.stalls.terminate(words[1]);
         return true;
-      // ATS and PRI are not there, like every other opcode.
+      case CMD_ATC_INV:
+        return features.ats && this.invalidateDevice();
+      case CMD_PRI_RESP:
+        return features.pri && this.respondToDevice();
       default:
         return false;
     }
@@ -249,6 +292,44 @@ export class CommandQueue {
       count: ranged ? (((word0 >>> 12) & 0x1f) + 1) * POWERS[(word0 >>> 20) & 0x1f] : 1,
       granuleLog2: ranged ? GRANULE_LOG2_OF_TG[tg] : 12,
     };
+  }
+
+  /** §4.5.1. Without PASIDs, SSV counts as 0. */
+  private invalidateDevice(): boolean {
+    const [word0, streamId, low, high] = this.words;
+    const size = low & 0x3f;
+    if (size > ATC_INV_ALL) return false;
+    if (!this.isTranslating) return true;
+    const bytes = 4096n * 2n ** BigInt(size);
+    const address = BigInt(high) * 0x1_0000_0000n + BigInt((low & 0xfffff000) >>> 0);
+    const span = size === ATC_INV_ALL ? undefined : { address: address - (address % bytes), size: bytes };
+    this.outstanding++;
+    const isHeard = this.targets.invalidate(streamId, { pasid: this.pasidOf(word0), span }, () => {
+      this.outstanding--;
+      if (this.outstanding === 0) this.consume();
+    });
+    if (!isHeard) {
+      this.outstanding--;
+      this.isUnanswered = true;
+    }
+    return true;
+  }
+
+  /** §4.5.2: Resp 3 is reserved. */
+  private respondToDevice(): boolean {
+    const [word0, streamId, low] = this.words;
+    const status = RESPONSES[(low >>> 12) & 3];
+    if (status === undefined) return false;
+    if (this.isTranslating) this.targets.respond(streamId, { pasid: this.pasidOf(word0), group: low & 0x1ff, status });
+    return true;
+  }
+
+  private pasidOf(word0: number): number | undefined {
+    return (word0 & SSV) !== 0 && this.registers.features.substreamIdBits > 0 ? word0 >>> 12 : undefined;
+  }
+
+  private get isTranslating(): boolean {
+    return (this.registers.get(CR0) & CR0_SMMUEN) !== 0;
   }
 
   /** §4.6.1: Ac (bit 12) retries, Ab (bit 13) aborts, neither terminates; both is reserved. */

@@ -105,7 +105,8 @@ export function eventRecord(transaction: Transaction, fault: Fault, stallTag: nu
   record[1] = streamId;
   if (stallTag >= 0) record[2] = 0x80000000 | stallTag;
   if (hasInputAddress(event)) {
-    record[3] = transaction.write ? 0 : 1 << 3;
+    // A translation request is neither.
+    record[3] = transaction.write || event === F_BAD_ATS_TREQ ? 0 : 1 << 3;
     record[4] = transaction.low;
     record[5] = transaction.high;
   }

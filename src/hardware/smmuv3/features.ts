@@ -22,7 +22,11 @@ export interface Features {
   readonly twoLevelContextTable: boolean;
   readonly hypervisor: boolean;
   readonly ats: boolean;
+  /** Translation requests may be answered with intermediate addresses (STE.EATS 2). */
+  readonly splitStageAts: boolean;
   readonly pri: boolean;
+  /** Automatic answers to page requests carry the PASID of the request, whatever STE.PPAR says. */
+  readonly responsesHavePasid: boolean;
   readonly msi: boolean;
   readonly asid16: boolean;
   readonly vmid16: boolean;
@@ -94,6 +98,7 @@ export function decodeFeatures({ idr0, idr1, idr3, idr5 }: IdRegisters): Feature
     httu: field(idr0, 6, 2),
     hypervisor: bit(idr0, 9),
     ats: bit(idr0, 10),
+    splitStageAts: !bit(idr0, 11),
     asid16: bit(idr0, 12),
     msi: bit(idr0, 13),
     pri: bit(idr0, 16),
@@ -111,6 +116,7 @@ export function decodeFeatures({ idr0, idr1, idr3, idr5 }: IdRegisters): Feature
     commandQueueLog2: field(idr1, 21, 5),
     hierarchicalAttributeDisable: bit(idr3, 2),
     stage2ForceWriteBack: bit(idr3, 8),
+    responsesHavePasid: bit(idr3, 3),
     rangeInvalidation: bit(idr3, 10),
     outputBits: ADDRESS_SIZES[field(idr5, 0, 3)] ?? 48,
     granule4K: bit(idr5, 4),
@@ -144,12 +150,18 @@ export interface FeatureChoices {
   /** The SMMU keeps access flags and dirty states of leaves itself (HTTU); not unless asked for. */
   readonly dirtyTracking?: boolean;
   readonly stage2ForceWriteBack?: boolean;
+  /** Address translation services: devices may translate ahead. Not unless asked for. */
+  readonly ats?: boolean;
+  /** Page requests of devices; with ATS only. Not unless asked for. */
+  readonly pri?: boolean;
   /** Bits of a physical address: 32, 36, 40, 42, 44 or 48. */
   readonly outputBits?: number;
   readonly granules?: readonly (4096 | 16384 | 65536)[];
   /** log2 of the entries of the command queue and the event queue at most, 0 to 19. */
   readonly commandQueueLog2?: number;
   readonly eventQueueLog2?: number;
+  /** The same of the page request queue. */
+  readonly pageRequestQueueLog2?: number;
 }
 
 function flag(condition: boolean, index: number): number {
@@ -158,12 +170,14 @@ function flag(condition: boolean, index: number): number {
 
 /**
  * Identification registers of a full-featured SMMUv3.2: both stages, both kinds of tables, SubstreamIDs, stalls, MSIs,
- * range invalidation; without the features that need more than memory and queues (ATS, PRI, MPAM, VATOS).
+ * range invalidation, and ATS and PRI if asked for; without MPAM and VATOS.
  */
 export function smmuFeatures(choices: FeatureChoices = {}): IdRegisters {
   const stalls = choices.stalls ?? "both";
   const substreamIdBits = choices.substreamIdBits ?? 20;
   const granules = choices.granules ?? [4096, 16384, 65536];
+  const ats = choices.ats ?? false;
+  const pri = ats && (choices.pri ?? false);
   const idr0 =
     flag(choices.stage2 ?? true, 0) +
     flag(choices.stage1 ?? true, 1) +
@@ -171,8 +185,10 @@ export function smmuFeatures(choices: FeatureChoices = {}): IdRegisters {
     flag(choices.coherent ?? true, 4) +
     flag(choices.dirtyTracking ?? false, 7) +
     flag(choices.hypervisor ?? true, 9) +
+    flag(ats, 10) +
     flag((choices.asidBits ?? 16) === 16, 12) +
     flag(choices.msi ?? true, 13) +
+    flag(pri, 16) +
     flag((choices.vmidBits ?? 16) === 16, 18) +
     flag((choices.twoLevelContextTable ?? true) && substreamIdBits > 0, 19) +
     flag(true, 22) + // little endian
@@ -181,10 +197,12 @@ export function smmuFeatures(choices: FeatureChoices = {}): IdRegisters {
   const idr1 =
     (choices.streamIdBits ?? 16) +
     substreamIdBits * 2 ** 6 +
+    (pri ? (choices.pageRequestQueueLog2 ?? 19) * 2 ** 11 : 0) +
     (choices.eventQueueLog2 ?? 19) * 2 ** 16 +
     (choices.commandQueueLog2 ?? 19) * 2 ** 21;
   const idr3 =
     flag(true, 2) + // hierarchical attributes can be disabled
+    flag(pri, 3) + // automatic answers to page requests carry the PASID
     flag(true, 4) + // stage 2 execute-never for EL0 and EL1
     flag(choices.stage2ForceWriteBack ?? true, 8) +
     flag(choices.rangeInvalidation ?? true, 10) +

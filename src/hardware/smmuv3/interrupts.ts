@@ -10,9 +10,12 @@ import {
   IRQ_CTRL,
   IRQ_EVENTQ,
   IRQ_GERROR,
+  IRQ_PRIQ,
   MSI_CMDQ_ABT_ERR,
   MSI_EVENTQ_ABT_ERR,
   MSI_GERROR_ABT_ERR,
+  MSI_PRIQ_ABT_ERR,
+  PRIQ_IRQ_CFG0,
   type Registers,
 } from "./registers.ts";
 
@@ -33,6 +36,11 @@ export class Interrupts {
   /** The event queue became non-empty, or an overflow was told (§3.18.1). */
   eventQueue(): void {
     this.signal("event", IRQ_EVENTQ, EVENTQ_IRQ_CFG0, MSI_EVENTQ_ABT_ERR);
+  }
+
+  /** The page request queue became non-empty, or an overflow was told (§3.18.1). */
+  pageRequestQueue(): void {
+    this.signal("pri", IRQ_PRIQ, PRIQ_IRQ_CFG0, MSI_PRIQ_ABT_ERR);
   }
 
   /** A CMD_SYNC with SIG_IRQ completed: by MSI if it names an address, else by wire (§4.7.3). */

@@ -55,6 +55,7 @@ export const CR0_SMMUEN = 1;
 export const CR0_PRIQEN = 2;
 export const CR0_EVENTQEN = 4;
 export const CR0_CMDQEN = 8;
+export const CR0_ATSCHK = 0x10;
 export const CR2_RECINVSID = 2;
 export const GBPA_ABORT = 1 << 20;
 export const GBPA_UPDATE = 0x80000000;
@@ -65,8 +66,10 @@ export const IRQ_EVENTQ = 4;
 /** Global errors (§6.3.19). */
 export const CMDQ_ERR = 1;
 export const EVENTQ_ABT_ERR = 4;
+export const PRIQ_ABT_ERR = 8;
 export const MSI_CMDQ_ABT_ERR = 16;
 export const MSI_EVENTQ_ABT_ERR = 32;
+export const MSI_PRIQ_ABT_ERR = 64;
 export const MSI_GERROR_ABT_ERR = 128;
 
 interface Rule {
@@ -144,7 +147,7 @@ export class Registers {
         CR0_EVENTQEN |
         CR0_CMDQEN |
         (features.pri ? CR0_PRIQEN : 0) |
-        (features.ats ? 0x10 : 0) |
+        (features.ats ? CR0_ATSCHK : 0) |
         (features.virtualMachineWildcards ? 0x1c0 : 0),
     );
     // TABLE_* may change while SMMUEN is 0, QUEUE_* while no queue is enabled (§6.3.11); nothing here depends on them.

@@ -1,7 +1,8 @@
 // Runs in a browser.
 import type { PhysicalMemory, RegisterBlock } from "../../memory/index.ts";
-import type { DmaTarget, RequesterId } from "../../pci/index.ts";
+import type { AtsRequesters, DmaTarget, RequesterId, TranslationAgent } from "../../pci/index.ts";
 import { assert, type System, type Task } from "../../runtime/index.ts";
+import { AtsResponder } from "./ats.ts";
 import { CommandQueue } from "./commands.ts";
 import { ConfigurationCache, NO_SUBSTREAM } from "./config-cache.ts";
 import { EventQueue } from "./events.ts";
@@ -9,6 +10,7 @@ import { FaultReporter } from "./fault-reporter.ts";
 import type { FaultExplanation } from "./faults.ts";
 import { type IdRegisters, smmuFeatures } from "./features.ts";
 import { type InterruptLine, Interrupts } from "./interrupts.ts";
+import { PageRequestQueue, type Respond } from "./page-requests.ts";
 import {
   CMDQ_PROD,
   CR0,
@@ -32,6 +34,8 @@ export interface SmmuOptions extends Partial<IdRegisters> {
   readonly interrupt?: (line: InterruptLine) => void;
   /** The StreamID of requester 0; that of requester r is r more. Default 0. */
   readonly streamIdBase?: number;
+  /** Where invalidations for devices, and answers to their page requests, go; without, nobody answers the former. */
+  readonly requesters?: AtsRequesters;
 }
 
 /** How {@link SmmuV3.translate} ended. */
@@ -50,6 +54,8 @@ const IGNORED_BYTES = 4096;
 
 export class SmmuV3 implements RegisterBlock, DmaTarget {
   readonly label: string;
+  /** Answers devices that translate ahead. */
+  readonly agent: TranslationAgent;
   /** After {@link translate} said {@link STALLED}. */
   stallTag = -1;
 
@@ -78,12 +84,18 @@ export class SmmuV3 implements RegisterBlock, DmaTarget {
     const cache = new ConfigurationCache();
     this.translator = new Translator(this.registers, memory, cache);
     this.reporter = new FaultReporter(system.events, this.registers, this.events, this.stalls, this.label);
+    const { requesters } = options;
+    const respond: Respond = (streamId, response) => requesters?.respond(streamId - this.streamIdBase, response);
+    this.agent = this.makeAgent(respond);
     this.commands = new CommandQueue(this.registers, memory, {
       cache,
       tlb: this.translator.tlb,
       stage2Tlb: this.translator.stage2.tlb,
       stalls: this.stalls,
       interrupts: this.interrupts,
+      invalidate: (streamId, message, done) =>
+        requesters?.invalidate(streamId - this.streamIdBase, message, done) ?? false,
+      respond,
     });
     this.commands.onCommand = (words) => {
       const { events } = this.system;
@@ -234,6 +246,25 @@ export class SmmuV3 implements RegisterBlock, DmaTarget {
       }
     }
     return true;
+  }
+
+  private makeAgent(respond: Respond): TranslationAgent {
+    const { registers, memory, interrupts, translator, reporter, streamIdBase } = this;
+    const ats = new AtsResponder(registers, translator, reporter);
+    const pageRequests = new PageRequestQueue(registers, memory, interrupts, translator, respond);
+    return {
+      requestTranslation: (requester, { pasid, address, noWrite }) => {
+        const high = Number(address / 0x1_0000_0000n);
+        const low = Number(address % 0x1_0000_0000n);
+        return ats.translate(streamIdBase + requester, pasid ?? NO_SUBSTREAM, high, low, noWrite);
+      },
+      accessTranslated: (requester, address, bytes, write) => {
+        const streamId = streamIdBase + requester;
+        const physical = ats.passTranslated(streamId, address, write);
+        return physical >= 0 && this.transfer(streamId, physical, bytes, write);
+      },
+      requestPage: (requester, request) => pageRequests.record(streamIdBase + requester, request),
+    };
   }
 
   private *waitForResume(): Task<StallOutcome> {

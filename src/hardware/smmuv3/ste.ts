@@ -52,6 +52,10 @@ export class StreamTableEntry {
   readonly stallsForbidden: boolean;
   readonly regime: number;
   readonly vmid: number;
+  /** EATS: 1 full ATS, 2 split stage ATS, 0 none; what is reserved counts as none. */
+  readonly eats: number;
+  /** PPAR: automatic answers to page requests carry their PASID. */
+  readonly responsesHavePasid: boolean;
 
   constructor(streamId: number, address: number, w: Uint32Array, features: Features, el2Host: boolean) {
     this.streamId = streamId;
@@ -65,6 +69,9 @@ export class StreamTableEntry {
     this.defaultSubstream = w[2] & 3;
     this.stallsForbidden = features.stallModel === 0 && ((w[2] >>> 27) & 1) === 1;
     this.vmid = features.stage2 ? w[4] & 0xffff : 0;
+    const eats = (w[2] >>> 28) & 3;
+    this.eats = features.ats && eats !== 3 ? eats : 0;
+    this.responsesHavePasid = ((w[2] >>> 18) & 1) === 1;
     const streamWorld = w[2] >>> 30;
     const withStage2 = !this.abort && (configuration & 2) !== 0;
     this.regime = streamWorld === 2 && !withStage2 ? (el2Host ? REGIME_EL2_E2H : REGIME_EL2) : REGIME_EL1;
@@ -73,7 +80,8 @@ export class StreamTableEntry {
     else if (!this.abort) {
       this.illegal =
         (this.stage1 ? illegalStage1(this, streamWorld, w, features, withStage2) : undefined) ??
-        (withStage2 ? illegalStage2(w, features, this.stage1) : undefined);
+        (withStage2 ? illegalStage2(w, features) : undefined) ??
+        (configuration === 4 ? undefined : illegalAts(w, features, configuration));
     }
     if (this.illegal === undefined && withStage2) this.stage2 = decodeStage2(w, features);
   }
@@ -111,15 +119,18 @@ function illegalStage1(
   if (stallDisable === 1 && features.stallModel !== 0) {
     return `S1STALLD (bit 91) is 1, but IDR0.STALL_MODEL is ${features.stallModel}`;
   }
-  return illegalAts(w, features, withStage2);
+  return undefined;
 }
 
-/** EATS is IGNORED without ATS; split stage ATS (2) needs both stages (§5.2). */
-function illegalAts(w: Uint32Array, features: Features, withStage2: boolean): string | undefined {
-  if (!features.ats) return undefined;
+/** EATS is IGNORED without ATS (§5.2). A stall at stage 2 cannot be told to a device that translates ahead. */
+function illegalAts(w: Uint32Array, features: Features, configuration: number): string | undefined {
   const eats = (w[2] >>> 28) & 3;
-  if (eats === 3) return "EATS (bits 93:92) is reserved";
-  return eats === 2 && !withStage2 ? "EATS (bits 93:92) is split stage ATS without stage 2" : undefined;
+  if (!features.ats || eats === 0 || eats === 3) return undefined;
+  const stallsAtStage2 = (configuration & 2) !== 0 && ((w[5] >>> 25) & 1) === 1;
+  if (stallsAtStage2) return "EATS (bits 93:92) enables ATS, and S2S (bit 185) is 1";
+  if (eats === 1) return undefined;
+  if (configuration !== 7) return "EATS (bits 93:92) is split stage ATS, without both stages";
+  return features.splitStageAts ? undefined : "EATS (bits 93:92) is split stage ATS, and IDR0.NS1ATS is 1";
 }
 
 const STAGE2_GRANULE_LOG2 = [12, 16, 14];
@@ -135,7 +146,7 @@ function stage2OutputBits(w: Uint32Array, features: Features): number {
 }
 
 /** §5.2, fields of stage 2; the start level also DDI 0487 D8.2.2. */
-function illegalStage2(w: Uint32Array, features: Features, nested: boolean): string | undefined {
+function illegalStage2(w: Uint32Array, features: Features): string | undefined {
   if (!features.stage2) return "Config (bits 3:1) asks for stage 2, which IDR0.S2P lacks";
   const high = w[5];
   if (((high >>> 19) & 1) === 0) return "S2AA64 (bit 179) is 0: AArch32 tables, which IDR0.TTF lacks";
@@ -168,9 +179,9 @@ function illegalStage2(w: Uint32Array, features: Features, nested: boolean): str
   const stalls = (high >>> 25) & 1;
   if (stalls === 1 && features.stallModel === 1) return "S2S (bit 185) is 1, but IDR0.STALL_MODEL has no stalls";
   if (stalls === 0 && features.stallModel === 2) return "S2S (bit 185) is 0, but IDR0.STALL_MODEL forces stalls";
-  if (addressField(w[6], w[7], 4) >= 2 ** outputBits)
-    return `S2TTB (bits 243:196) is beyond the ${outputBits} bits of S2PS`;
-  return nested ? undefined : illegalAts(w, features, true);
+  return addressField(w[6], w[7], 4) >= 2 ** outputBits
+    ? `S2TTB (bits 243:196) is beyond the ${outputBits} bits of S2PS`
+    : undefined;
 }
 
 function decodeStage2(w: Uint32Array, features: Features): Stage2Configuration {

@@ -31,7 +31,8 @@ import { StreamTable } from "./stream-table.ts";
 import { offsetIn, POWERS, Tlb } from "./tlb.ts";
 import { walkFault } from "./walk-faults.ts";
 
-const SMALLEST_PAGE = 4096;
+const SMALLEST_SHIFT = 12;
+const SMALLEST_PAGE = 2 ** SMALLEST_SHIFT;
 
 export class Translator {
   /** Stage 1 translations, those under a stage 2 with the final physical address. */
@@ -40,6 +41,8 @@ export class Translator {
   /** Results: the physical address, and how many bytes from it on are contiguous in the same way. */
   physical = 0;
   reach = 0;
+  /** log2 of the bytes of the leaf. */
+  shift = 0;
   /** Set when a translation failed; and the context in which it did, as far as it was known. */
   fault: Fault | undefined = undefined;
   faultContext: Context | undefined = undefined;
@@ -62,11 +65,11 @@ export class Translator {
   /** True: `physical` and `reach` hold the answer. False: `fault` says why not. */
   translate(streamId: number, substreamId: number, high: number, low: number, write: boolean): boolean {
     if ((this.registers.get(CR0) & CR0_SMMUEN) === 0) return this.globalBypass(high, low);
-    const context = this.cache.context(streamId, substreamId) ?? this.resolve(streamId, substreamId);
+    const context = this.context(streamId, substreamId);
     if (context === undefined) return false;
 
     const needed = write ? RIGHT_WRITE : RIGHT_READ;
-    const canonicalHigh = context.topByteIgnored === 0 ? high | 0 : withoutTopByte(context.topByteIgnored, high);
+    const canonicalHigh = canonical(context, high);
     if (context.usesStage1Tlb) {
       const slot = this.tlb.find(canonicalHigh, low, context.owner, context.tag);
       if (slot >= 0 && (this.tlb.rights[slot] & needed) === needed)
@@ -81,10 +84,43 @@ export class Translator {
     return this.translateIn(context, high, low, canonicalHigh, needed);
   }
 
+  /** The STE of a stream, which may be ILLEGAL; undefined if there is none: `fault` says why. */
+  streamTableEntry(streamId: number): StreamTableEntry | undefined {
+    const ste = this.streams.find(streamId);
+    return "event" in ste ? this.reject(ste) : ste;
+  }
+
+  /** What a stream, or one substream of it, translates by; undefined if nothing: `fault` says why. */
+  context(streamId: number, substreamId: number): Context | undefined {
+    return this.cache.context(streamId, substreamId) ?? this.resolve(streamId, substreamId);
+  }
+
+  /**
+   * As {@link translate}, but `physical` is the intermediate address that stage 1 gives, and `shift` is of its leaf alone;
+   * stage 2 must allow the access too (§13.6.3). Where stage 1 is skipped, that is the input address.
+   */
+  translateStage1(context: Context, high: number, low: number, needed: number): boolean {
+    const { ste, descriptor } = context;
+    let output = (high >>> 0) * 2 ** 32 + (low >>> 0);
+    let shift = SMALLEST_SHIFT;
+    if (descriptor !== undefined) {
+      if (!this.walkStage1(context, high, low, canonical(context, high), needed)) return false;
+      ({ output, shift } = this.walker);
+    } else if (this.isBeyondOutput(high, low)) {
+      return this.fail(this.beyondOutput(high, low), context);
+    }
+    if (!this.stage2.translate(ste, output, needed, CLASS_IN)) return this.fail(this.stage2.fault!, context);
+    this.physical = output;
+    this.shift = shift;
+    this.reach = POWERS[shift] - (output % POWERS[shift]);
+    return true;
+  }
+
   private take(tlb: Tlb, slot: number, high: number, low: number): true {
-    const offset = tlb.offset(slot, high, low);
+    this.shift = tlb.shift(slot);
+    const offset = offsetIn(this.shift, high, low);
     this.physical = tlb.output(slot, offset);
-    this.reach = tlb.bytes(slot) - offset;
+    this.reach = POWERS[this.shift] - offset;
     return true;
   }
 
@@ -110,6 +146,7 @@ export class Translator {
 
   private bypass(high: number, low: number): true {
     this.physical = (high >>> 0) * 2 ** 32 + (low >>> 0);
+    this.shift = SMALLEST_SHIFT;
     this.reach = SMALLEST_PAGE - (this.physical & (SMALLEST_PAGE - 1));
     return true;
   }
@@ -120,8 +157,8 @@ export class Translator {
 
   /** Finds STE and CD of a stream that has no context in the cache; undefined if there is a `fault`. */
   private resolve(streamId: number, substreamId: number): Context | undefined {
-    const ste = this.streams.find(streamId);
-    if ("event" in ste) return this.reject(ste);
+    const ste = this.streamTableEntry(streamId);
+    if (ste === undefined) return undefined;
     const { illegal } = ste;
     if (illegal !== undefined) return this.reject({ event: C_BAD_STE, why: () => `${ste.label}: ${illegal}` });
     if (ste.abort) return this.reject({ event: SILENT_ABORT, why: () => `${ste.label}: Config (bits 3:1) is abort` });
@@ -175,26 +212,8 @@ export class Translator {
       if (ste.stage2 === undefined) return this.bypass(high, low);
       return this.throughStage2(context, (high >>> 0) * 2 ** 32 + (low >>> 0), needed);
     }
-    if (descriptor.illegal !== undefined) {
-      return this.fail({ event: C_BAD_CD, why: () => `${descriptor.label}: ${descriptor.illegal}` }, context);
-    }
-    // The sign chooses the half; with TBI it is bit 55 alone (DDI 0487 D8.1.2).
-    const upper = canonicalHigh < 0;
-    const half = upper ? descriptor.upper : descriptor.lower;
-    if (half === undefined) {
-      const why = (): string =>
-        `${descriptor.label}: EPD${upper ? "1 (bit 30)" : "0 (bit 14)"} disables ${hex64(low, high)}`;
-      return this.fail({ event: F_TRANSLATION, why }, context);
-    }
-    const input = inputOf(half, canonicalHigh, low);
+    if (!this.walkStage1(context, high, low, canonicalHigh, needed)) return false;
     const { walker } = this;
-    if (!walker.walk(half.stage, input, needed, this.stage2.under(ste))) {
-      if (walker.fault === "table") return this.fail(this.stage2.fault!, context);
-      return this.fail(
-        walkFault(walker, half.stage, () => hex64(low, high), needed),
-        context,
-      );
-    }
     const leafShift = walker.shift;
     let { output, rights } = walker;
     let shift = leafShift;
@@ -208,15 +227,41 @@ export class Translator {
     }
     this.tlb.insert(canonicalHigh, low, context.owner, context.tag, shift, leafShift, output, rights, global);
     this.physical = output;
+    this.shift = shift;
     this.reach = POWERS[shift] - offsetIn(shift, canonicalHigh, low);
     return true;
+  }
+
+  /** Walks the stage 1 tables of a context that has a CD. True: the walker has the leaf. */
+  private walkStage1(context: Context, high: number, low: number, canonicalHigh: number, needed: number): boolean {
+    const { ste } = context;
+    const descriptor = context.descriptor!;
+    if (descriptor.illegal !== undefined) {
+      return this.fail({ event: C_BAD_CD, why: () => `${descriptor.label}: ${descriptor.illegal}` }, context);
+    }
+    // The sign chooses the half; with TBI it is bit 55 alone (DDI 0487 D8.1.2).
+    const upper = canonicalHigh < 0;
+    const half = upper ? descriptor.upper : descriptor.lower;
+    if (half === undefined) {
+      const why = (): string =>
+        `${descriptor.label}: EPD${upper ? "1 (bit 30)" : "0 (bit 14)"} disables ${hex64(low, high)}`;
+      return this.fail({ event: F_TRANSLATION, why }, context);
+    }
+    const { walker } = this;
+    if (walker.walk(half.stage, inputOf(half, canonicalHigh, low), needed, this.stage2.under(ste))) return true;
+    if (walker.fault === "table") return this.fail(this.stage2.fault!, context);
+    return this.fail(
+      walkFault(walker, half.stage, () => hex64(low, high), needed),
+      context,
+    );
   }
 
   private throughStage2(context: Context, ipa: number, needed: number): boolean {
     const { stage2 } = this;
     if (!stage2.translate(context.ste, ipa, needed, CLASS_IN)) return this.fail(stage2.fault!, context);
     this.physical = stage2.physical;
-    this.reach = POWERS[stage2.shift] - offsetIn(stage2.shift, 0, this.physical | 0);
+    this.shift = stage2.shift;
+    this.reach = POWERS[stage2.shift] - (this.physical % POWERS[stage2.shift]);
     return true;
   }
 
@@ -228,6 +273,11 @@ export class Translator {
       why: () => `stage 1 is bypassed, and ${hex64(low, high)} is beyond the ${outputBits} bits of IDR5.OAS`,
     };
   }
+}
+
+/** The upper word with its top byte filled up where the context ignores it, as a signed word. */
+function canonical({ topByteIgnored }: Context, high: number): number {
+  return topByteIgnored === 0 ? high | 0 : withoutTopByte(topByteIgnored, high);
 }
 
 /** Bit 55 in place of the top byte, if its half ignores it; `high` as a signed word. */
