@@ -1,7 +1,7 @@
 // Runs in a browser.
 import { type Device, Domain } from "../../iommu/index.ts";
 import type { Task } from "../../runtime/index.ts";
-import { attach } from "./attach.ts";
+import { attach, detachPasid } from "./attach.ts";
 import { masterOf, type Translation } from "./master.ts";
 import { ceasePageRequests } from "./page-requests.ts";
 
@@ -26,4 +26,17 @@ export class StaticDomain extends Domain {
   }
 
   override free(): void {}
+}
+
+/** What ends the translation of a PASID. Nothing passes by it as it is, so the identity domain is none for PASIDs. */
+export class BlockedDomain extends StaticDomain {
+  constructor() {
+    super("blocked");
+  }
+
+  override *setDevicePasid(device: Device, pasid: number, old: Domain | undefined): Task<void> {
+    const master = masterOf(device);
+    yield* detachPasid(master, pasid);
+    yield* ceasePageRequests(master, old);
+  }
 }
