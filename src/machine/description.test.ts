@@ -123,7 +123,8 @@ describe("a machine file", () => {
   });
 
   test("a copy engine can send PASIDs, has four queues and waits for pages, unless told otherwise", async () => {
-    const engines = "devices:\n  - model: copy-engine\n  - { model: copy-engine, options: { queues: 1, stalls: false } }";
+    const engines =
+      "devices:\n  - model: copy-engine\n  - { model: copy-engine, options: { queues: 1, stalls: false } }";
     const { devices } = await parseMachine(engines, "m.yaml");
     expect(devices.map(({ capabilities, options }) => [capabilities.pasidBits, options])).toEqual([
       [16, { queues: 4, stalls: true }],
@@ -429,8 +430,8 @@ describe("a mistake is told with file, line and column, and with what would be r
       "an option of another model",
       "devices:\n  - { model: edu, options: { queues: 2 } }\n  - { model: copy-engine, options: { dmaMask: 32 } }",
       [
-        "lab.yaml:2:28: devices[0].options.queues is no option of edu; it has dmaMask",
-        "lab.yaml:3:36: devices[1].options.dmaMask is no option of copy-engine; it has queues and stalls",
+        "lab.yaml:2:30: devices[0].options.queues is no option of edu; it has dmaMask",
+        "lab.yaml:3:38: devices[1].options.dmaMask is no option of copy-engine; it has queues and stalls",
       ].join("\n"),
     ],
     [
