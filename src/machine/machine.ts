@@ -145,7 +145,11 @@ export class Machine {
   private *startDevice(description: DeviceDescription): Task<void> {
     const member = this.memberAt(description);
     const iommu = description.iommu === undefined ? undefined : this.iommuByName.get(description.iommu)!;
-    const firmware = iommu && { instance: iommu.instance.name, streamIds: [member.requesterId] };
+    const firmware = iommu && {
+      instance: iommu.instance.name,
+      streamIds: [member.requesterId],
+      canStall: canStall(description),
+    };
     const device = new Device({ name: member.name, pci: member, firmware });
     this.deviceOf.set(member, device);
     if (iommu !== undefined) {
@@ -184,4 +188,9 @@ export class Machine {
   private pathOf(device: Device): string {
     return device.pci === undefined ? `/sys/devices/${device.name}` : devicePath(device.pci);
   }
+}
+
+/** What the firmware says of a device: the IOMMU may keep its accesses waiting. */
+function canStall({ model, options }: DeviceDescription): boolean {
+  return model === "copy-engine" && options.stalls;
 }
