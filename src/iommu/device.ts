@@ -16,6 +16,8 @@ export interface FirmwareSpec {
   readonly streamIds: readonly number[];
   /** The device may be stalled on a fault. */
   readonly canStall?: boolean;
+  /** What is between device and memory lets ATS through; `"required"`: the device does not work without. */
+  readonly ats?: "supported" | "required";
   /** Width of the PASIDs that a device without a PCI PASID capability can use; 0 bits are one PASID, which stands for none. */
   readonly pasidBits?: number;
 }

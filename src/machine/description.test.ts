@@ -45,6 +45,8 @@ describe("a machine file", () => {
             dirtyTracking: false,
             twoLevelStreamTable: true,
             coherent: true,
+            ats: false,
+            pri: false,
             granules: [4096, 16384, 65536],
             outputBits: 48,
             asidBits: 16,

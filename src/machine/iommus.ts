@@ -4,7 +4,7 @@ import { VirtioIommuDriver, type VirtioIommuInstance } from "../drivers/virtio-i
 import { SmmuV3, smmuFeatures } from "../hardware/smmuv3/index.ts";
 import { VirtioIommu, virtioIommuConfig } from "../hardware/virtio-iommu/index.ts";
 import type { PhysicalMemory } from "../memory/index.ts";
-import type { RequesterId } from "../pci/index.ts";
+import type { AtsRequesters, RequesterId } from "../pci/index.ts";
 import type { System, Task } from "../runtime/index.ts";
 import type {
   IommuDescription,
@@ -41,6 +41,8 @@ interface IommuMakerOptions {
   /** Where writes become interrupts before they reach an IOMMU. */
   readonly doorbell: { readonly start: bigint; readonly last: bigint };
   readonly onFault: (fault: MachineFault) => void;
+  /** The devices that an IOMMU may have to tell something. */
+  readonly requesters: AtsRequesters;
 }
 
 /** Puts IOMMUs together with their drivers: one driver for all of a kind. */
@@ -72,6 +74,7 @@ export class IommuMaker {
     const hardware = new SmmuV3(this.system, this.memory, {
       ...smmuFeatures({ ...features, substreamIdBits: features.pasidBits }),
       interrupt: (line) => driver.handleInterrupt(instance!, line),
+      requesters: options.requesters,
     });
     hardware.onFault = options.onFault;
     const probed = yield* driver.probe(hardware, {

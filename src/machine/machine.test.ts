@@ -13,7 +13,7 @@ import {
   VFIO_DEVICE_ATTACH,
   VFIO_DEVICE_BIND,
 } from "../uapi/index.ts";
-import { buildMachine, LibraryClient, type Machine, presets } from "./index.ts";
+import { buildMachine, defineMachine, LibraryClient, type Machine, presets } from "./index.ts";
 
 const { IOAS_ALLOC, IOAS_MAP, IOAS_UNMAP } = iommufdCommands;
 const IOVA = 0x10_0000n;
@@ -169,6 +169,30 @@ describe("a machine", () => {
     second.dma(IOVA, true);
     expect(second.get(0, 64)).toEqual(new Array(64).fill(0));
     expect(first.get(0, 64)).toEqual(pattern);
+  });
+
+  it("lets a device translate ahead, and takes that away with the mapping", () => {
+    const capabilities = { ats: true };
+    const machine = buildMachine(defineMachine({ name: "ahead", devices: [{ model: "edu", capabilities }] }));
+    const faults: string[] = [];
+    machine.onFault = (fault) => void faults.push(fault.text());
+    const { translationCache } = machine.pci.functions[0];
+    const driver = new EduDriver(machine);
+    expect(translationCache!.isEnabled).toBe(true);
+    driver.map();
+    driver.set(0, pattern);
+    driver.dma(IOVA, false);
+    driver.dma(IOVA + 0x400n, true);
+    expect(driver.get(0x400, 64)).toEqual(pattern);
+    expect([translationCache!.size, faults]).toEqual([1, []]);
+
+    driver.unmap();
+    expect(translationCache!.size).toBe(0);
+    driver.set(0, new Array(64).fill(0xee));
+    driver.dma(IOVA, true);
+    expect(driver.get(0, 64)).toEqual(new Array(64).fill(0xee));
+    expect(faults).toHaveLength(1);
+    expect(faults[0]).toMatch(/write to 0x100000 by stream 0x8: F_TRANSLATION: /);
   });
 
   it("takes everything back when the files are closed", () => {

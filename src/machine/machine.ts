@@ -77,6 +77,7 @@ export class Machine {
     this.maker = new IommuMaker(this.system, this.memory, {
       doorbell: DOORBELL,
       onFault: (fault) => this.onFault?.(fault),
+      requesters: this.pci,
     });
     if (options.mock) this.mockBus = new MockBus(this.core, new MockDriver(this.system, this.memory));
     this.vfio = new VfioPciDriver(this.system, { device: (member) => this.deviceOf.get(member) });
@@ -149,6 +150,7 @@ export class Machine {
       instance: iommu.instance.name,
       streamIds: [member.requesterId],
       canStall: canStall(description),
+      ats: "supported" as const,
     };
     const device = new Device({ name: member.name, pci: member, firmware });
     this.deviceOf.set(member, device);

@@ -50,8 +50,8 @@ export interface PageGroupResponse {
 }
 
 /**
- * What an agent asks a function to forget: translations of a span, `undefined` for all of the 64-bit space, under a PASID
- * or under none. No translation is ever marked global.
+ * What an agent asks a function to forget: translations of a span, `undefined` for all of the 64-bit space, of one PASID, or
+ * of all and of traffic without: a message without PASID is for every translation. None is ever marked global.
  */
 export interface InvalidationMessage {
   readonly pasid: number | undefined;

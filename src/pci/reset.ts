@@ -1,4 +1,5 @@
 // Runs in a browser.
+import { ATS_CONTROL, PRI_ALLOCATION, PRI_CONTROL } from "./ats.ts";
 import {
   ACS_CONTROL,
   AF_CAPABILITIES,
@@ -27,6 +28,8 @@ import {
   CAPABILITY_MSIX,
   CAPABILITY_PM,
   EXTENDED_ACS,
+  EXTENDED_ATS,
+  EXTENDED_PRI,
   HEADER_SIZE,
 } from "./ids.ts";
 
@@ -100,6 +103,13 @@ function controlRegisters(member: PciFunction): ControlRegister[] {
   }
   const acs = member.extendedCapability(EXTENDED_ACS);
   if (acs !== undefined) add(acs + ACS_CONTROL, 2);
+  const pri = member.extendedCapability(EXTENDED_PRI);
+  if (pri !== undefined) {
+    add(pri + PRI_ALLOCATION, 4);
+    add(pri + PRI_CONTROL, 2);
+  }
+  const ats = member.extendedCapability(EXTENDED_ATS);
+  if (ats !== undefined) add(ats + ATS_CONTROL, 2);
   const msi = member.capability(CAPABILITY_MSI);
   if (msi !== undefined) {
     const control = member.readConfig(msi + MSI_CONTROL, 2);

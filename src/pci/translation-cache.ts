@@ -4,8 +4,8 @@
  * asked its translation agent for, and then uses by itself.
  *
  * Always true: a translation that the agent asked to forget is used by no access once the agent was told that it is
- * forgotten. So an access that is under way with one delays that message, and an answer that was overtaken by such a
- * request is thrown away and asked for again.
+ * forgotten. So an access that is under way with one goes ahead of that message, and an answer that was overtaken by such
+ * a request is thrown away and asked for again.
  *
  * A page without access is asked for by a page request, where the function can make any; the access goes on when it was
  * promised, and ends if it was refused, or if the promise was not kept.
@@ -43,10 +43,17 @@ interface Entry extends Span {
   readonly write: boolean;
 }
 
-/** A translation being used or asked for. Stale: it was to be forgotten meanwhile. */
-interface Use {
+/** A translation that was asked for. Stale: it was to be forgotten meanwhile. */
+interface Request {
   readonly span: Span;
   stale: boolean;
+}
+
+/** A piece of an access under way with a translation. */
+interface Transfer {
+  readonly entry: Entry;
+  readonly perform: () => boolean;
+  outcome: boolean | undefined;
 }
 
 /** What an ATC works with: the function around it, once it is on a bus. */
@@ -63,9 +70,8 @@ export class TranslationCache {
   private readonly pages: PageRequester | undefined;
   private readonly surroundings: () => CacheSurroundings;
   private entries: Entry[] = [];
-  private readonly transfers = new Set<Use>();
-  private readonly requests = new Set<Use>();
-  private completions: { readonly awaited: readonly Use[]; readonly done: () => void }[] = [];
+  private readonly transfers = new Set<Transfer>();
+  private readonly requests = new Set<Request>();
 
   constructor(
     config: ConfigSpace,
@@ -105,13 +111,12 @@ export class TranslationCache {
       if (entry === undefined || agent === undefined) return false;
       const within = (page - entry.first) * PAGE + offset;
       const piece = bytes.subarray(done, done + Math.min(left, entry.count * PAGE - within));
-      const use = { span: entry, stale: false };
-      this.transfers.add(use);
+      const perform = (): boolean => agent.accessTranslated(requester, entry.physical + within, piece, write);
+      const transfer: Transfer = { entry, perform, outcome: undefined };
+      this.transfers.add(transfer);
       if (system.tasks.exploring) yield* system.tasks.point();
-      const transferred = agent.accessTranslated(requester, entry.physical + within, piece, write);
-      this.transfers.delete(use);
-      this.complete();
-      if (!transferred) return false;
+      this.transfers.delete(transfer);
+      if (!(transfer.outcome ?? perform())) return false;
       done += piece.length;
     }
     return true;
@@ -122,21 +127,11 @@ export class TranslationCache {
     const first = span === undefined ? 0 : Number(span.address / BigInt(PAGE));
     const end = span === undefined ? Number.POSITIVE_INFINITY : first + Number(span.size / BigInt(PAGE));
     const isMeant = (other: Span): boolean =>
-      other.pasid === (pasid ?? NO_PASID) && other.first < end && other.first + other.count > first;
+      (pasid === undefined || other.pasid === pasid) && other.first < end && other.first + other.count > first;
     this.entries = this.entries.filter((entry) => !isMeant(entry));
     for (const request of this.requests) request.stale ||= isMeant(request.span);
-    this.completions.push({ awaited: [...this.transfers].filter((use) => isMeant(use.span)), done });
-    this.complete();
-  }
-
-  /** Answers invalidations that nothing delays any more. */
-  private complete(): void {
-    const isFree = ({ awaited }: { awaited: readonly Use[] }): boolean =>
-      !awaited.some((use) => this.transfers.has(use));
-    const free = this.completions.filter(isFree);
-    if (free.length === 0) return;
-    this.completions = this.completions.filter((completion) => !isFree(completion));
-    for (const { done } of free) done();
+    for (const transfer of this.transfers) if (isMeant(transfer.entry)) transfer.outcome ??= transfer.perform();
+    done();
   }
 
   /** A translation that allows the access to `page`, the first of `count` that it goes to; undefined: there is none. */
@@ -166,16 +161,16 @@ export class TranslationCache {
     const unit = 2 ** (this.config.read(this.capability + ATS_CONTROL, 2) & ATS_STU);
     for (;;) {
       const first = page - (page % unit);
-      const use: Use = { span: { pasid, first, count: unit }, stale: false };
-      this.requests.add(use);
+      const request: Request = { span: { pasid, first, count: unit }, stale: false };
+      this.requests.add(request);
       const answer = agent.requestTranslation(requester, {
         pasid: pasid === NO_PASID ? undefined : pasid,
         address: BigInt(page) * BigInt(PAGE),
         noWrite: !write,
       });
       if (system.tasks.exploring) yield* system.tasks.point();
-      this.requests.delete(use);
-      if (use.stale) continue;
+      this.requests.delete(request);
+      if (request.stale) continue;
       if (typeof answer !== "object") return undefined;
       const entry = this.entryOf(page, pasid, answer);
       if ((entry.read || entry.write) && this.isEnabled) this.keep(entry);

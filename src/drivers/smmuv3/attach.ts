@@ -15,6 +15,7 @@
  * is invalid for a moment.
  */
 import { EBUSY, EINVAL, refuse, type Task } from "../../runtime/index.ts";
+import { forgetAhead, targetsOn, turnOffAts, turnOnAts } from "./ats.ts";
 import { invalidateContext, prefetchConfig } from "./commands.ts";
 import { ContextTable } from "./context-table.ts";
 import { changesInOneStep, type Entry, newEntry, writeEntry } from "./entry-writer.ts";
@@ -26,6 +27,8 @@ import {
   S1DSS_BYPASS,
   S1DSS_SUBSTREAM_0,
   S1DSS_TERMINATE,
+  translates,
+  withAts,
 } from "./stream-table-entry.ts";
 import { contextDescriptorKind } from "./used-bits.ts";
 
@@ -43,13 +46,17 @@ export function* attach(master: Master, to: Translation): Task<void> {
     refuse(EBUSY, () => `${device.label} has ${pasids.size} PASIDs attached: it cannot translate through ${to.label}`);
   }
   const change = to.kind === "stage 1" ? reserveContext(master, NO_SUBSTREAM, to) : undefined;
+  if (passesThroughContexts(master, to)) reserveTable(master);
 
-  if ("targets" in to) to.invalidation.add(to.targets);
+  if ("targets" in to) to.invalidation.add(targetsOn(master, to.targets));
   if (change !== undefined) yield* writeContext(master, change);
   master.translation = to;
+  const wasAhead = master.ats?.isEnabled;
   yield* writeStreamEntries(master);
+  // What it translated ahead while nothing was translated is in no domain's array.
+  if (wasAhead && master.ats!.isEnabled && !("targets" in from)) yield* forgetAhead(master);
   if (from.kind === "stage 1" && to.kind !== "stage 1") yield* clearContext(master, NO_SUBSTREAM);
-  if ("targets" in from) yield* from.invalidation.remove(from.targets);
+  if ("targets" in from) yield* from.invalidation.remove(targetsOn(master, from.targets));
 
   if (system.events.on) {
     const { device, instance } = master;
@@ -74,12 +81,12 @@ export function* attachPasid(master: Master, pasid: number, to: Stage1): Task<vo
   }
   const change = reserveContext(master, pasid, to);
 
-  to.invalidation.add(to.targets);
+  to.invalidation.add(targetsOn(master, to.targets, pasid));
   const from = pasids.get(pasid);
   yield* writeContext(master, change);
   pasids.set(pasid, to);
   yield* writeStreamEntries(master);
-  if (from !== undefined) yield* from.invalidation.remove(from.targets);
+  if (from !== undefined) yield* from.invalidation.remove(targetsOn(master, from.targets, pasid));
   tellOfPasid(master, pasid, to.label);
 }
 
@@ -90,7 +97,7 @@ export function* detachPasid(master: Master, pasid: number): Task<void> {
   yield* clearContext(master, pasid);
   master.pasids.delete(pasid);
   yield* writeStreamEntries(master);
-  yield* from.invalidation.remove(from.targets);
+  yield* from.invalidation.remove(targetsOn(master, from.targets, pasid));
   tellOfPasid(master, pasid, undefined);
 }
 
@@ -127,10 +134,16 @@ interface ContextChange {
 }
 
 /** A master starts with a context table when it first needs one, and keeps it until it is released. Refusal ENOMEM. */
-function reserveContext(master: Master, substreamId: number, to: Stage1): ContextChange {
-  const { system, memory, commands } = master.instance;
+function reserveTable(master: Master): ContextTable {
+  const { system, memory } = master.instance;
   system.failures.point("smmuv3.context-table.allocate");
-  const table = (master.contextTable ??= new ContextTable(memory, master.substreamBits));
+  return (master.contextTable ??= new ContextTable(memory, master.substreamBits));
+}
+
+/** Refusal ENOMEM. */
+function reserveContext(master: Master, substreamId: number, to: Stage1): ContextChange {
+  const { commands } = master.instance;
+  const table = reserveTable(master);
   if (table.reserve(substreamId)) {
     for (const streamId of master.streamIds) invalidateContext(commands, streamId, substreamId, false);
   }
@@ -166,23 +179,34 @@ function* changeContextInPlace(master: Master, substreamId: number, descriptor: 
   });
 }
 
-/** Lets the STEs of all streams say what the master's fields say. */
+/** Lets the STEs of all streams say what the master's fields say; the device translates ahead while they allow it. */
 function* writeStreamEntries(master: Master): Task<void> {
   const { streamTable, commands } = master.instance;
-  const entry = streamEntry(master);
+  const plain = streamEntry(master);
+  const allowsAts = master.ats !== undefined && translates(plain);
+  if (!allowsAts) yield* turnOffAts(master);
+  const entry = allowsAts ? withAts(plain) : plain;
   for (const streamId of master.streamIds) {
     if (!(yield* streamTable.change(streamId, entry, commands))) continue;
     prefetchConfig(commands, streamId);
     commands.publish();
   }
+  if (allowsAts) turnOnAts(master);
 }
 
 /** What becomes of traffic without PASID, where a context table is there for the others. */
 const s1dss = { abort: S1DSS_TERMINATE, bypass: S1DSS_BYPASS, "stage 1": S1DSS_SUBSTREAM_0 } as const;
 
-function streamEntry({ instance: { features }, translation, pasids, contextTable, canStall }: Master): Entry {
+/** A device that requires ATS asks for translations also where it gets its addresses back. */
+function passesThroughContexts({ ats }: Master, { kind }: Translation): boolean {
+  return kind === "bypass" && ats?.isRequired === true;
+}
+
+function streamEntry(master: Master): Entry {
+  const { instance, translation, pasids, contextTable, canStall } = master;
+  const { features } = instance;
   if (translation.kind === "stage 2") return translation.streamEntry(canStall);
-  if (translation.kind === "stage 1" || pasids.size > 0) {
+  if (translation.kind === "stage 1" || pasids.size > 0 || passesThroughContexts(master, translation)) {
     return contextTableEntry(features, contextTable!, { s1dss: s1dss[translation.kind], canStall });
   }
   return translation.kind === "abort" ? abortEntry() : bypassEntry(features);

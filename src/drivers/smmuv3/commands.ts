@@ -19,11 +19,14 @@ export const TLBI_S12_VMALL = 0x28;
 export const TLBI_S2_IPA = 0x2a;
 export const TLBI_NH_ALL = 0x10;
 export const TLBI_NSNH_ALL = 0x30;
+export const ATC_INV = 0x40;
 export const PRI_RESP = 0x41;
 export const RESUME = 0x44;
 export const SYNC = 0x46;
 
 const LEAF = 1;
+const SSV = 1 << 11;
+const ATC_INV_ALL = 52;
 
 export const RESUME_RETRY = 1;
 export const RESUME_ABORT = 2;
@@ -101,6 +104,34 @@ export function invalidateAddress(
   );
 }
 
+/** Lets a device forget what it translated ahead, of one PASID or of traffic without; of everything, unless `span`. */
+export function invalidateDeviceCache(
+  sink: CommandSink,
+  streamId: number,
+  pasid: number | undefined,
+  span?: { readonly start: number; readonly size: number },
+): void {
+  const substream = pasid === undefined ? 0 : SSV | (pasid << 12);
+  const { address, log2Pages } = span === undefined ? { address: 0, log2Pages: ATC_INV_ALL } : alignedSpan(span);
+  const low = (address % 2 ** 32) + log2Pages;
+  sink.push((ATC_INV | substream) >>> 0, streamId, low, Math.floor(address / 2 ** 32));
+}
+
+/** The smallest 2^n pages, aligned to their size, that hold a range. */
+function alignedSpan({ start, size }: { readonly start: number; readonly size: number }): {
+  readonly address: number;
+  readonly log2Pages: number;
+} {
+  let first = Math.floor(start / 4096);
+  let last = Math.floor((start + size - 1) / 4096);
+  let log2Pages = 0;
+  for (; first !== last; log2Pages++) {
+    first = Math.floor(first / 2);
+    last = Math.floor(last / 2);
+  }
+  return { address: first * 2 ** log2Pages * 4096, log2Pages };
+}
+
 /** Answers a stalled transaction. */
 export function resume(sink: CommandSink, streamId: number, stallTag: number, response: number): void {
   sink.push(RESUME | (response << 12), streamId, stallTag, 0);
@@ -114,7 +145,7 @@ export function respondToPageRequest(
   group: number,
   response: number,
 ): void {
-  const substream = substreamId === undefined ? 0 : (1 << 11) | (substreamId << 12);
+  const substream = substreamId === undefined ? 0 : SSV | (substreamId << 12);
   sink.push((PRI_RESP | substream) >>> 0, streamId, group | (response << 12), 0);
 }
 
@@ -136,6 +167,7 @@ const names: ReadonlyMap<number, string> = new Map([
   [TLBI_S12_VMALL, "TLBI_S12_VMALL"],
   [TLBI_S2_IPA, "TLBI_S2_IPA"],
   [TLBI_NSNH_ALL, "TLBI_NSNH_ALL"],
+  [ATC_INV, "ATC_INV"],
   [PRI_RESP, "PRI_RESP"],
   [RESUME, "RESUME"],
   [SYNC, "SYNC"],

@@ -45,6 +45,7 @@ import {
 } from "../../iommu/index.ts";
 import type { PhysicalMemory, RegisterBlock } from "../../memory/index.ts";
 import { assert, EINVAL, ENODEV, EOPNOTSUPP, refuse, type System, type Task } from "../../runtime/index.ts";
+import { findAts } from "./ats.ts";
 import { LOG2_LEAF_ENTRIES_MAX } from "./context-table.ts";
 import { type PagingOptions, SmmuV3PagingDomain } from "./domain.ts";
 import { handleInterrupt } from "./event-handling.ts";
@@ -115,6 +116,9 @@ export class SmmuV3Driver implements IommuDriver {
         refuse(ENODEV, () => `stream id 0x${streamId.toString(16)} of ${device.label} is ${other.device.label}'s`);
       }
     }
+    const canStall =
+      features.stalls === "forced" || (features.stalls === "possible" && device.firmware?.canStall === true);
+    const ats = findAts(device, instance, canStall);
     for (const streamId of streamIds) streamTable.reserve(streamId);
     this.system.failures.point("smmuv3.master.allocate");
     const master: Master = {
@@ -122,11 +126,13 @@ export class SmmuV3Driver implements IommuDriver {
       instance,
       streamIds,
       substreamBits: Math.min(
-        device.pasidBits,
+        // S1DSS, by which a device that requires ATS passes, says nothing where there is no substream.
+        Math.max(device.pasidBits, ats?.isRequired ? 1 : 0),
         features.substreamIdBits,
         features.twoLevelContextTable ? Number.POSITIVE_INFINITY : LOG2_LEAF_ENTRIES_MAX,
       ),
-      canStall: features.stalls === "forced" || (features.stalls === "possible" && device.firmware?.canStall === true),
+      canStall,
+      ats,
       contextTable: undefined,
       translation: { kind: "abort", label: "nothing" },
       pasids: new Map(),
@@ -159,10 +165,11 @@ export class SmmuV3Driver implements IommuDriver {
         return true;
       case "dirty-tracking":
         return features.dirtyState && features.coherent;
-      // Neither can be promised for a device: the firmware does not say so, and ATS is never turned on.
+      // The firmware does not say so of any device.
       case "enforce-cache-coherency":
-      case "pci-ats":
         return false;
+      case "pci-ats":
+        return masterOf(device).ats !== undefined;
     }
   }
 

@@ -1,10 +1,13 @@
 // Runs in a browser.
 /**
- * What the SMMU must forget when a mapping goes: here an unmap becomes TLB invalidations.
+ * What SMMU and devices must forget when a mapping goes: here an unmap becomes invalidations.
  *
- * Each paging domain keeps an array of *targets*: what the TLB may have stored its translations under. A target is in the
- * array before the first STE or CD points to the domain and leaves it after the last one ceased to (invariant 30); when
- * it leaves, everything under its tag is invalidated, so a tag that no domain uses is always clean (32).
+ * Each paging domain keeps an array of *targets*: what the TLB may have stored its translations under, and which devices
+ * may know some of their own (ATS). A target is in the array before the first STE or CD points to the domain and leaves it
+ * after the last one ceased to (invariant 30); when it leaves, everything under its tag is invalidated, so a tag that no
+ * domain uses is always clean (32).
+ *
+ * Devices come last, and only when the TLB has forgotten: they would ask it, and learn again what they forgot.
  */
 import type { Task } from "../../runtime/index.ts";
 import type { CommandQueue } from "./command-queue.ts";
@@ -12,6 +15,7 @@ import {
   type CommandSink,
   invalidateAddress,
   invalidateAsid,
+  invalidateDeviceCache,
   invalidateStage1OfVmid,
   invalidateVmid,
   TLBI_NH_VA,
@@ -19,12 +23,18 @@ import {
 } from "./commands.ts";
 
 /** In the order in which they are invalidated: stage 2 before what was made through it. */
-const kindOrder = { asid: 0, vmid: 1, "stage 1 of vmid": 2 } as const;
+const kindOrder = { asid: 0, vmid: 1, "stage 1 of vmid": 2, device: 3, "whole device": 4 } as const;
 
-/** `asid`: stage 1 translations. `vmid`: stage 2 ones. `stage 1 of vmid`: what a guest's stage 1 made through them. */
+/**
+ * `asid`: stage 1 translations. `vmid`: stage 2 ones. `stage 1 of vmid`: what a guest's stage 1 made through them.
+ * `device`: what a stream knows of its own, under a PASID or without. `whole device`: the same, where the domain's
+ * addresses are not those that the device uses.
+ */
 export interface InvalidationTarget {
   readonly kind: keyof typeof kindOrder;
+  /** ASID, VMID or stream id. */
   readonly tag: number;
+  readonly pasid?: number | undefined;
 }
 
 /** A range of addresses whose translations are gone. */
@@ -59,7 +69,7 @@ export class DomainInvalidation {
     return this.targets.length > 0;
   }
 
-  /** Before an STE or CD points to the domain. Targets are equal by kind and tag. */
+  /** Before an STE or CD points to the domain. Targets are equal by kind, tag and PASID. */
   add(added: readonly InvalidationTarget[]): void {
     for (const target of added) {
       const known = this.find(target);
@@ -71,15 +81,18 @@ export class DomainInvalidation {
 
   /** After the STE or CD ceased to point to the domain. */
   *remove(removed: readonly InvalidationTarget[]): Task<void> {
-    let unused = false;
+    const unused: InvalidationTarget[] = [];
     for (const target of removed) {
       const known = this.find(target)!;
       if (--known.users > 0) continue;
       this.targets.splice(this.targets.indexOf(known), 1);
-      pushWhole(this.commands, target);
-      unused = true;
+      unused.push(target);
     }
-    if (unused) yield* this.commands.sync();
+    for (const isDevice of [false, true]) {
+      const some = unused.filter((target) => isOfDevice(target) === isDevice);
+      for (const target of some) pushWhole(this.commands, target);
+      if (some.length > 0) yield* this.commands.sync();
+    }
   }
 
   /**
@@ -87,22 +100,49 @@ export class DomainInvalidation {
    * Nothing to do while the domain is not used.
    */
   invalidate(request: InvalidationRequest): Task<void> | undefined {
-    for (const { target } of this.targets) pushRange(this.commands, target, request, this.geometry);
-    return this.commands.trySync() ? undefined : this.commands.sync();
+    const { targets, commands } = this;
+    let devices = 0;
+    for (const { target } of targets) {
+      if (isOfDevice(target)) devices++;
+      else pushRange(commands, target, request, this.geometry);
+    }
+    if (!commands.trySync()) return this.finish(request, devices);
+    if (devices === 0) return undefined;
+    this.pushDevices(request);
+    return commands.trySync() ? undefined : commands.sync();
   }
 
-  private find({ kind, tag }: InvalidationTarget): { users: number; target: InvalidationTarget } | undefined {
-    return this.targets.find(({ target }) => target.kind === kind && target.tag === tag);
+  private *finish(request: InvalidationRequest, devices: number): Task<void> {
+    yield* this.commands.sync();
+    if (devices === 0) return;
+    this.pushDevices(request);
+    yield* this.commands.sync();
+  }
+
+  private pushDevices(request: InvalidationRequest): void {
+    for (const { target } of this.targets) {
+      if (target.kind === "device") invalidateDeviceCache(this.commands, target.tag, target.pasid, request);
+      else if (target.kind === "whole device") pushWhole(this.commands, target);
+    }
+  }
+
+  private find({ kind, tag, pasid }: InvalidationTarget): { users: number; target: InvalidationTarget } | undefined {
+    return this.targets.find(({ target }) => target.kind === kind && target.tag === tag && target.pasid === pasid);
   }
 }
 
 /** SCALE has 5 bits; a range of so many granules is told as the whole tag. */
 const RANGE_GRANULES = 2 ** 31;
 
-function pushWhole(sink: CommandSink, { kind, tag }: InvalidationTarget): void {
+function isOfDevice({ kind }: InvalidationTarget): boolean {
+  return kind === "device" || kind === "whole device";
+}
+
+function pushWhole(sink: CommandSink, { kind, tag, pasid }: InvalidationTarget): void {
   if (kind === "asid") invalidateAsid(sink, tag);
   else if (kind === "vmid") invalidateVmid(sink, tag);
-  else invalidateStage1OfVmid(sink, tag);
+  else if (kind === "stage 1 of vmid") invalidateStage1OfVmid(sink, tag);
+  else invalidateDeviceCache(sink, tag, pasid);
 }
 
 /**

@@ -1,5 +1,6 @@
 // Runs in a browser.
 import type { Device } from "../../iommu/index.ts";
+import type { DeviceAts } from "./ats.ts";
 import type { ContextTable } from "./context-table.ts";
 import type { Entry } from "./entry-writer.ts";
 import type { SmmuV3Instance } from "./instance.ts";
@@ -14,6 +15,8 @@ export interface Master {
   readonly substreamBits: number;
   /** A faulting transaction of it may be stalled. */
   readonly canStall: boolean;
+  /** If it can translate ahead. */
+  readonly ats: DeviceAts | undefined;
   /** Made with the first domain that needs it. */
   contextTable: ContextTable | undefined;
   /** What its own traffic, which has no PASID, translates through. */

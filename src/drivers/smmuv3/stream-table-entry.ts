@@ -24,6 +24,8 @@ export const S1DSS_SUBSTREAM_0 = 2;
 const SHCFG_INCOMING = 1;
 
 const S1STALLD = 2 ** 27;
+/** EATS: devices may translate ahead, through all stages. */
+const EATS_FULL = 2 ** 28;
 const STRW_NS_EL1 = 0;
 const S2FWB = 2 ** 25;
 /** In the upper half of word 2. */
@@ -95,6 +97,18 @@ export function stage2Entry(features: Features, table: Stage2Table, canStall: bo
   entry[6] = table.root % 2 ** 32;
   entry[7] = Math.floor(table.root / 2 ** 32);
   return entry;
+}
+
+/** False if nothing of the stream is translated: it aborts, or passes. */
+export function translates(entry: Entry): boolean {
+  return ((entry[0] >>> 1) & 7) > CONFIG_BYPASS;
+}
+
+/** The same, allowing ATS. */
+export function withAts(entry: Entry): Entry {
+  const allowing = entry.slice();
+  allowing[2] |= EATS_FULL;
+  return allowing;
 }
 
 function shareability(features: Features): number {

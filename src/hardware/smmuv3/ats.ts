@@ -12,12 +12,14 @@ import type { TranslationCompletion } from "../../pci/index.ts";
 import { Context, NO_SUBSTREAM } from "./config-cache.ts";
 import type { FaultReporter } from "./fault-reporter.ts";
 import {
+  C_BAD_STE,
   CLASS_IN,
   F_BAD_ATS_TREQ,
   F_TRANSL_FORBIDDEN,
   type Fault,
   isTranslationFault,
   SILENT_ABORT,
+  type Transaction,
 } from "./faults.ts";
 import { CR0, CR0_ATSCHK, CR0_SMMUEN, type Registers } from "./registers.ts";
 import type { StreamTableEntry } from "./ste.ts";
@@ -45,21 +47,26 @@ export class AtsResponder {
   /** A translation request (§3.9.1.2). */
   translate(streamId: number, substreamId: number, high: number, low: number, noWrite: boolean): TranslationCompletion {
     const { registers, translator } = this;
+    const transaction = { streamId, substreamId, high: high >>> 0, low: low >>> 0, write: !noWrite };
     // Without ATS there is nobody who could understand the request.
     if (!registers.features.ats) return "unsupported request";
     const forbid = (why: () => string): TranslationCompletion => {
-      this.tell(streamId, substreamId, high, low, false, { event: F_BAD_ATS_TREQ, why });
+      this.reporter.report(transaction, { event: F_BAD_ATS_TREQ, why }, undefined);
       return "unsupported request";
     };
     if (!this.isOn) return forbid(() => "CR0.SMMUEN is 0");
     const ste = translator.streamTableEntry(streamId);
-    if (ste === undefined || ste.illegal !== undefined) return "completer abort";
+    if (ste === undefined) return this.refusal(transaction, translator.fault!);
+    const { illegal } = ste;
+    if (illegal !== undefined) {
+      return this.refusal(transaction, { event: C_BAD_STE, why: () => `${ste.label}: ${illegal}` });
+    }
     if (ste.abort) return "unsupported request";
     const eats = this.effectiveEats(ste);
     if (eats === 0) return forbid(() => this.whyNot(ste));
 
     const context = translator.context(streamId, substreamId);
-    if (context === undefined) return this.refusal(translator.fault!);
+    if (context === undefined) return this.refusal(transaction, translator.fault!);
     // S1DSS skips stage 1, and there is no other.
     if (context.descriptor === undefined && context.ste.stage2 === undefined) {
       const physical = (high >>> 0) * 2 ** 32 + (low >>> 0);
@@ -71,7 +78,7 @@ export class AtsResponder {
     const write = noWrite ? undefined : this.lookUp(context, high, low, RIGHT_WRITE, split);
     const read = this.lookUp(context, high, low, RIGHT_READ, split);
     if (isLeaf(read)) return { ...read, read: true, write: isLeaf(write) };
-    return isLeaf(write) ? { ...write, read: false, write: true } : this.refusal(read);
+    return isLeaf(write) ? { ...write, read: false, write: true } : this.refusal(transaction, read);
   }
 
   /** A request with a translated address (§3.9.1.3): the address to go to, or -1 for an abort. */
@@ -79,8 +86,9 @@ export class AtsResponder {
     const { registers, translator } = this;
     const high = Math.floor(address / 2 ** 32);
     const low = address >>> 0;
+    const transaction = { streamId, substreamId: NO_SUBSTREAM, high, low, write };
     const refuse = (why: () => string, event = F_TRANSL_FORBIDDEN): -1 => {
-      this.tell(streamId, NO_SUBSTREAM, high, low, write, { event, why });
+      this.reporter.report(transaction, { event, why }, undefined);
       return -1;
     };
     if (!registers.features.ats) return refuse(() => "IDR0.ATS is 0: there are no translated requests", SILENT_ABORT);
@@ -102,11 +110,7 @@ export class AtsResponder {
     if (eats === EATS_FULL) return address;
     const { stage2 } = translator;
     if (stage2.translate(ste, address, write ? RIGHT_WRITE : RIGHT_READ, CLASS_IN)) return stage2.physical;
-    this.reporter.report(
-      { streamId, substreamId: NO_SUBSTREAM, high, low, write },
-      stage2.fault!,
-      new Context(streamId, NO_SUBSTREAM, ste, undefined),
-    );
+    this.reporter.report(transaction, stage2.fault!, new Context(streamId, NO_SUBSTREAM, ste, undefined));
     return -1;
   }
 
@@ -138,12 +142,9 @@ export class AtsResponder {
   }
 
   /** What a device hears of a failed translation: no access, or, where something is wrong, an abort. */
-  private refusal(fault: Fault): TranslationCompletion {
+  private refusal(transaction: Transaction, fault: Fault): TranslationCompletion {
+    this.reporter.explain(transaction, fault);
     return isTranslationFault(fault.event) ? NO_ACCESS : "completer abort";
-  }
-
-  private tell(streamId: number, substreamId: number, high: number, low: number, write: boolean, fault: Fault): void {
-    this.reporter.report({ streamId, substreamId, high: high >>> 0, low: low >>> 0, write }, fault, undefined);
   }
 }
 

@@ -57,6 +57,11 @@ export class FaultReporter {
     return aborts ? "abort" : "ignore";
   }
 
+  /** Tells a fault that the architecture does not record: its device hears of it. */
+  explain(transaction: Transaction, fault: Fault): void {
+    this.tell(transaction, fault, undefined, false);
+  }
+
   private policy(fault: Fault, context: Context | undefined): FaultPolicy {
     if (fault.event === C_BAD_STREAMID) {
       return (this.registers.get(CR2) & CR2_RECINVSID) !== 0 ? ABORT_AND_RECORD : ABORT_SILENTLY;

@@ -99,6 +99,7 @@ function smmuFacts({ base, features }: SmmuDescription): string[] {
     `${features.outputBits}-bit physical addresses, ${features.streamIdBits}-bit StreamIDs, ${pasids}`,
     `${features.asidBits}-bit ASIDs, ${features.vmidBits}-bit VMIDs`,
     `${table}; ${invalidation}; ${features.coherent ? "coherent" : "not coherent"}`,
+    ...(features.ats ? [features.pri ? "ATS, page requests" : "ATS"] : []),
   ];
 }
 

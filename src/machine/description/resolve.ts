@@ -47,14 +47,16 @@ export function resolveMachine(
   const problems: Problem[] = [];
   const report: Report = (path, message, at = "value") => problems.push({ path, at, message });
   const memory = resolveMemory(input, report);
-  const iommus = resolveIommus(input.iommus ?? [{ kind: "smmuv3" }], memory, report);
+  const iommuInputs: readonly IommuInput[] = input.iommus ?? [{ kind: "smmuv3" }];
+  const iommus = resolveIommus(iommuInputs, memory, report);
+  const devices = resolveDevices(input.devices ?? [], iommus, report);
   const description: MachineDescription = {
     name: input.name ?? fallbackName,
     about: input.about ?? "",
     memory,
     defaultDomain: input.defaultDomain ?? "dma",
-    iommus,
-    devices: resolveDevices(input.devices ?? [], iommus, report),
+    iommus: iommus.map((iommu, index) => withServicesFor(iommu, devices, iommuInputs[index].features)),
+    devices,
   };
   return { description, problems };
 }
@@ -138,6 +140,19 @@ function resolveIommus(inputs: readonly IommuInput[], memory: MemoryDescription,
   return iommus;
 }
 
+/** An SMMU has ATS and PRI, unless it was said, where a device behind it can use them. */
+function withServicesFor(
+  iommu: IommuDescription,
+  devices: readonly DeviceDescription[],
+  given: FeaturesInput | undefined,
+): IommuDescription {
+  if (iommu.kind !== "smmuv3") return iommu;
+  const behind = devices.filter((device) => device.iommu === iommu.name).map(({ capabilities }) => capabilities);
+  const ats = given?.ats ?? behind.some((capabilities) => capabilities.ats);
+  const pri = ats && (given?.pri ?? behind.some((capabilities) => capabilities.pri));
+  return { ...iommu, features: { ...iommu.features, ats, pri } };
+}
+
 function checkRegisters(
   base: number,
   path: Path,
@@ -199,6 +214,8 @@ function resolveSmmuFeatures(given: FeaturesInput, path: Path, report: Report): 
     dirtyTracking: false,
     twoLevelStreamTable: true,
     coherent: true,
+    ats: false,
+    pri: false,
     outputBits: 48,
     asidBits: 16,
     vmidBits: 16,

@@ -110,6 +110,15 @@ export const machineSchema = {
                 type: "boolean",
               },
               coherent: { description: "Table walks and queues are cache coherent (IDR0.COHACC).", type: "boolean" },
+              ats: {
+                description: "Devices may translate ahead (IDR0.ATS). If absent: whether a device behind it can.",
+                type: "boolean",
+              },
+              pri: {
+                description:
+                  "Devices may ask for pages (IDR0.PRI); needs ats. If absent: whether a device behind it can.",
+                type: "boolean",
+              },
               granules: {
                 description: "Translation granules (IDR5.GRAN4K, GRAN16K, GRAN64K).",
                 type: "array",

@@ -61,6 +61,9 @@ export interface SmmuFeatureDescription {
   readonly dirtyTracking: boolean;
   readonly twoLevelStreamTable: boolean;
   readonly coherent: boolean;
+  /** Address translation services, and page requests, which need them. */
+  readonly ats: boolean;
+  readonly pri: boolean;
   /** In bytes, ascending. */
   readonly granules: readonly Granule[];
   /** Of a physical address. An input address has 48 bits. */
