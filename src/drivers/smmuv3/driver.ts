@@ -11,7 +11,8 @@
  * `attach.ts`, which writes entries (`stream-table-entry.ts`, `context-descriptor.ts`) through `entry-writer.ts`. A
  * domain with a page table is in `domain.ts`; an unmap invalidates the TLB in `invalidation.ts`.
  *
- * Always true: a reserved stream has a valid STE, which aborts unless its master is attached; an ASID or VMID that no
+ * Always true: a reserved stream has a valid STE, which aborts unless its master is attached (or was, and its direct regions
+ * must stay mapped: then it bypasses); an ASID or VMID that no
  * STE or CD names has no entry in the TLB; between CONS and PROD of the command queue lie complete commands.
  * For a moment false: an STE or CD that cannot change in one step is invalid in between.
  *
@@ -124,7 +125,8 @@ export class SmmuV3Driver implements IommuDriver {
 
   *releaseDevice(device: Device): Task<void> {
     const { instance, streamIds, translation, contextTable } = masterOf(device);
-    assert(translation.kind === "abort", () => `${device.label} is released while it translates: ${translation.label}`);
+    const isLeft = translation.kind === (device.iommu!.requireDirect ? "bypass" : "abort");
+    assert(isLeft, () => `${device.label} is released while it translates: ${translation.label}`);
     for (const streamId of streamIds) instance.masters.delete(streamId);
     contextTable?.free();
     device.iommu!.data = undefined;
