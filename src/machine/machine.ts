@@ -8,10 +8,12 @@
  */
 import { MockBus, MockDriver } from "../drivers/mock/index.ts";
 import {
+  Cpu,
   Device,
   type FirmwareSpec,
   groupNodes,
   IommuCore,
+  Sva,
   setFirmware,
   unuseDefaultDomain,
   useDefaultDomain,
@@ -58,6 +60,8 @@ export class Machine {
   readonly system: System;
   readonly memory: PhysicalMemory;
   readonly core: IommuCore;
+  /** Where drivers let devices use the memory of processes. */
+  readonly sva: Sva;
   readonly pci: PciHost;
   readonly vfio: VfioPciDriver;
   readonly files: MachineFiles;
@@ -84,6 +88,7 @@ export class Machine {
       defaultDomain: description.defaultDomain,
       configureDma: (device) => this.readFirmware(device),
     });
+    this.sva = new Sva(this.system, new Cpu(this.system, this.memory));
     this.router = new DmaRouter(this.memory);
     this.pci = new PciHost(this.system, { target: this.router, interrupts: new MsiController(DOORBELL) });
     this.maker = new IommuMaker(this.system, this.memory, {
@@ -173,7 +178,12 @@ export class Machine {
     const device = new Device({ name: member.name, pci: member, untrusted, defaultDomain });
     this.deviceOf.set(member, device);
     if (iommu !== undefined) {
-      this.firmware.set(device, { instance: iommu.instance.name, streamIds: [member.requesterId], reserved });
+      this.firmware.set(device, {
+        instance: iommu.instance.name,
+        streamIds: [member.requesterId],
+        canStall: canStall(description),
+        reserved,
+      });
       this.router.route(member.requesterId, iommu.hardware);
       yield* this.core.probe(device);
     }
@@ -216,4 +226,9 @@ export class Machine {
   private pathOf(device: Device): string {
     return device.pci === undefined ? `/sys/devices/${device.name}` : devicePath(device.pci);
   }
+}
+
+/** What the firmware says of a device: the IOMMU may keep its accesses waiting. */
+function canStall({ model, options }: DeviceDescription): boolean {
+  return model === "copy-engine" && options.stalls;
 }

@@ -7,20 +7,22 @@
  *
  * Where things are: the ID registers as facts in `features.ts`; one SMMU with all it owns in `instance.ts`, brought up by
  * `reset.ts`; commands in `commands.ts`, their ring in `command-queue.ts`; what comes from the SMMU in `event-ring.ts`,
- * `event-record.ts`, `event-handling.ts`. A device is a `master.ts`; what its streams translate through changes in
+ * `event-record.ts`, `event-handling.ts`; a stalled transaction is a page request in `page-requests.ts`. A device is a `master.ts`; what its streams translate through changes in
  * `attach.ts`, which writes entries (`stream-table-entry.ts`, `context-descriptor.ts`) through `entry-writer.ts`. A
- * domain with a page table is in `domain.ts`; an unmap invalidates the TLB in `invalidation.ts`.
+ * domain with a page table is in `domain.ts`, one that shows the memory of a process in `sva-domain.ts`; an unmap invalidates the TLB in `invalidation.ts`.
  *
  * Always true: a reserved stream has a valid STE, which aborts unless its master is attached (or was, and its direct regions
  * must stay mapped: then it bypasses); an ASID or VMID that no
  * STE or CD names has no entry in the TLB; between CONS and PROD of the command queue lie complete commands.
- * For a moment false: an STE or CD that cannot change in one step is invalid in between.
+ * For a moment false: what is translated while it changes is the old or the new, see `attach.ts`; with a stream table of
+ * one level an STE that cannot change in one step is invalid in between.
  *
  * Design principle: reserve first, then write; once the first bit of an entry changed nothing can fail. The price: what
  * was reserved stays (a second-level stream table as long as the instance, a context table as long as the device).
  *
- * Lock order: iommu.probe → iommu.group. The driver has no locks of its own: an entry belongs to one device, and so to
- * one group, whose mutex the core holds; queue, tags and arrays change only between two points of preemption.
+ * Lock order: iommu.probe → iommu.group → smmuv3.stream-table. An entry belongs to one device, and so to one group, whose
+ * mutex the core holds; the driver's own lock is held while an STE changes, since others lie in the same table. Queue, tags
+ * and arrays change only between two points of preemption.
  */
 import {
   ALLOC_DIRTY_TRACKING,
@@ -32,15 +34,19 @@ import {
   type IommuCore,
   type IommuDriver,
   type IommuInstance,
+  type Mm,
+  type PageRequest,
   type PagingDomain,
   pciDeviceGroup,
   type ReservedRegion,
+  type ResponseCode,
+  type SvaDomain,
   singleDeviceGroup,
   type UserData,
 } from "../../iommu/index.ts";
 import type { PhysicalMemory, RegisterBlock } from "../../memory/index.ts";
 import { assert, EINVAL, ENODEV, EOPNOTSUPP, refuse, type System, type Task } from "../../runtime/index.ts";
-import { LOG2_LINEAR_ENTRIES_MAX } from "./context-table.ts";
+import { LOG2_LEAF_ENTRIES_MAX } from "./context-table.ts";
 import { type PagingOptions, SmmuV3PagingDomain } from "./domain.ts";
 import { handleInterrupt } from "./event-handling.ts";
 import type { EventRecord } from "./event-record.ts";
@@ -48,16 +54,18 @@ import { readFeatures } from "./features.ts";
 import { hardwareInfo } from "./hardware-info.ts";
 import { SmmuV3Instance, type SmmuV3Options } from "./instance.ts";
 import { type Master, masterOf } from "./master.ts";
+import { answerStalled } from "./page-requests.ts";
 import type { InterruptLine } from "./registers.ts";
 import { disableSmmu, resetSmmu } from "./reset.ts";
-import { StaticDomain } from "./static-domains.ts";
+import { BlockedDomain, StaticDomain } from "./static-domains.ts";
+import { SmmuV3SvaDomain } from "./sva-domain.ts";
 
 /** Where Linux places the window for translated message interrupts. */
 const SOFTWARE_MSI: ReservedRegion = { start: 0x800_0000n, last: 0x80f_ffffn, type: "software-msi" };
 
 export class SmmuV3Driver implements IommuDriver {
   readonly name = "arm-smmu-v3";
-  readonly blockedDomain: StaticDomain = new StaticDomain("blocked");
+  readonly blockedDomain: StaticDomain = new BlockedDomain();
   readonly identityDomain: StaticDomain = new StaticDomain("identity");
   readonly releaseDomain: StaticDomain = this.blockedDomain;
   /** Hears of every event that an SMMU records; `explain` says it in a sentence. */
@@ -114,17 +122,24 @@ export class SmmuV3Driver implements IommuDriver {
       device,
       instance,
       streamIds,
-      substreamBits: Math.min(device.pasidBits, features.substreamIdBits, LOG2_LINEAR_ENTRIES_MAX),
+      substreamBits: Math.min(
+        device.pasidBits,
+        features.substreamIdBits,
+        features.twoLevelContextTable ? Number.POSITIVE_INFINITY : LOG2_LEAF_ENTRIES_MAX,
+      ),
       canStall: features.stalls === "forced" || (features.stalls === "possible" && device.firmware?.canStall === true),
       contextTable: undefined,
       translation: { kind: "abort", label: "nothing" },
+      pasids: new Map(),
+      faultingAttachments: 0,
     };
     for (const streamId of streamIds) masters.set(streamId, master);
     device.iommu!.data = master;
   }
 
   *releaseDevice(device: Device): Task<void> {
-    const { instance, streamIds, translation, contextTable } = masterOf(device);
+    const { instance, streamIds, translation, pasids, contextTable } = masterOf(device);
+    assert(pasids.size === 0, () => `${device.label} is released while ${pasids.size} of its PASIDs translate`);
     const isLeft = translation.kind === (device.iommu!.requireDirect ? "bypass" : "abort");
     assert(isLeft, () => `${device.label} is released while it translates: ${translation.label}`);
     for (const streamId of streamIds) instance.masters.delete(streamId);
@@ -160,6 +175,11 @@ export class SmmuV3Driver implements IommuDriver {
     return new SmmuV3PagingDomain(instance, pagingOptions(instance, flags));
   }
 
+  /** Refusals: EOPNOTSUPP where the SMMU cannot walk the CPU's tables; those of a new domain. */
+  *allocateSva(device: Device, mm: Mm): Task<SvaDomain> {
+    return new SmmuV3SvaDomain(masterOf(device).instance, mm);
+  }
+
   reservedRegions(device: Device): ReservedRegion[] {
     const { msiRegion } = masterOf(device).instance.options;
     return [msiRegion === undefined ? SOFTWARE_MSI : { ...msiRegion, type: "msi" }];
@@ -167,6 +187,10 @@ export class SmmuV3Driver implements IommuDriver {
 
   hardwareInfo(device: Device, requested: number): { readonly type: number; readonly bytes: Uint8Array } {
     return hardwareInfo(masterOf(device).instance, requested);
+  }
+
+  *pageResponse(device: Device, { group }: PageRequest, code: ResponseCode): Task<void> {
+    answerStalled(masterOf(device), group, code);
   }
 }
 
