@@ -61,6 +61,7 @@ describe("a machine file", () => {
           multifunction: false,
           iommu: "smmu0",
           driver: "vfio-pci",
+          canStall: false,
           capabilities: { express: false, acs: false, ats: false, pri: false, pasidBits: 0 },
           options: { dmaMaskBits: 28 },
         },
@@ -414,6 +415,11 @@ describe("a mistake is told with file, line and column, and with what would be r
       "vfio-pci behind an incoherent IOMMU",
       "iommus: [{ kind: smmuv3, features: { coherent: false } }]\ndevices: [{ model: edu, driver: vfio-pci }]",
       lab(2, 33, "devices[0]: vfio-pci cannot be bound, since smmu0 is not coherent; none is right"),
+    ],
+    [
+      "stalls behind an IOMMU that has none",
+      "iommus: [{ kind: virtio-iommu }]\ndevices: [{ model: edu, canStall: true }]",
+      lab(2, 35, "devices[0].canStall is true, but only an smmuv3 stalls, and viommu0 is a virtio-iommu"),
     ],
     [
       "page requests without ATS",

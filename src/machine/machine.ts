@@ -142,7 +142,11 @@ export class Machine {
   private *startDevice(description: DeviceDescription): Task<void> {
     const member = this.memberAt(description);
     const iommu = description.iommu === undefined ? undefined : this.iommuByName.get(description.iommu)!;
-    const firmware = iommu && { instance: iommu.instance.name, streamIds: [member.requesterId] };
+    const firmware = iommu && {
+      instance: iommu.instance.name,
+      streamIds: [member.requesterId],
+      canStall: description.canStall,
+    };
     const device = new Device({ name: member.name, pci: member, firmware });
     this.deviceOf.set(member, device);
     if (iommu !== undefined) {

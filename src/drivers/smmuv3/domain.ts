@@ -9,14 +9,14 @@ import {
   type UnmapGather,
 } from "../../iommu/index.ts";
 import { type Granule, type LpaeFormat, lpae, PageTable } from "../../pagetable/index.ts";
-import { bigintOf, EBUSY, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
+import { assert, bigintOf, EBUSY, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
 import { attach } from "./attach.ts";
 import { stage1Descriptor } from "./context-descriptor.ts";
 import type { Features } from "./features.ts";
 import type { SmmuV3Instance } from "./instance.ts";
 import { DomainInvalidation, type InvalidationTarget } from "./invalidation.ts";
-import { masterOf, type Translation } from "./master.ts";
-import { acceptPageRequests, ceasePageRequests } from "./page-requests.ts";
+import { masterOf, type StreamEntryTranslation, type Translation } from "./master.ts";
+import { withPageRequests } from "./page-requests.ts";
 import { stage2Entry } from "./stream-table-entry.ts";
 
 export interface PagingOptions {
@@ -36,7 +36,7 @@ export class SmmuV3PagingDomain extends PagingDomain {
   readonly aperture: { readonly start: bigint; readonly last: bigint };
   private readonly table: PageTable;
   /** The ASID or VMID. */
-  private readonly tag: number;
+  readonly tag: number;
   /** Who must forget what is unmapped. */
   readonly invalidation: DomainInvalidation;
   private readonly translation: Translation;
@@ -79,6 +79,13 @@ export class SmmuV3PagingDomain extends PagingDomain {
     return this.table.tableFrames;
   }
 
+  /** What STEs say of a stage 2, for those above it. */
+  get stage2Translation(): StreamEntryTranslation {
+    const { translation } = this;
+    assert(translation.kind === "stage 2", () => `${this.label} is no stage 2`);
+    return translation;
+  }
+
   /** Refusals: EINVAL for a device behind another IOMMU; EOPNOTSUPP for page requests of several stream ids; ENOMEM. */
   override *attachDevice(device: Device, old: Domain | undefined): Task<void> {
     const master = masterOf(device);
@@ -86,14 +93,7 @@ export class SmmuV3PagingDomain extends PagingDomain {
       const { name } = device.iommu!.instance;
       refuse(EINVAL, () => `${this.label} belongs to another IOMMU than ${device.label}, which is behind ${name}`);
     }
-    acceptPageRequests(master, this);
-    try {
-      yield* attach(master, this.translation);
-    } catch (error) {
-      yield* ceasePageRequests(master, this);
-      throw error;
-    }
-    yield* ceasePageRequests(master, old);
+    yield* withPageRequests(master, this, old, attach(master, this.translation));
   }
 
   override *map(iova: bigint, physical: number, size: number, prot: number): Task<void> {

@@ -52,6 +52,23 @@ export function* ceasePageRequests(master: Master, domain: Domain | undefined): 
   if (master.faultingAttachments === 0) yield* forbidPageRequests(master.device);
 }
 
+/** Attaches a master's own traffic by `attach`, and lets it make page requests as the domains say. Its Refusals, and ours. */
+export function* withPageRequests(
+  master: Master,
+  to: Domain,
+  from: Domain | undefined,
+  attach: Task<void>,
+): Task<void> {
+  acceptPageRequests(master, to);
+  try {
+    yield* attach;
+  } catch (error) {
+    yield* ceasePageRequests(master, to);
+    throw error;
+  }
+  yield* ceasePageRequests(master, from);
+}
+
 /** An event told of a stalled transaction: somebody will answer it, or it is aborted. */
 export function* reportStalled(instance: SmmuV3Instance, event: EventRecord, stallTag: number): Task<void> {
   const { streamId, substreamId } = event;

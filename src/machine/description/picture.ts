@@ -136,7 +136,7 @@ function groupReason(device: DeviceDescription, groups: ReadonlyMap<DeviceDescri
   return `alone in its group: ${device.multifunction ? "ACS keeps the functions apart" : "one function"}`;
 }
 
-function capabilityWords({ capabilities, options }: DeviceDescription): string {
+function capabilityWords({ capabilities, canStall, options }: DeviceDescription): string {
   const { express, acs, ats, pri, pasidBits } = capabilities;
   const words = [
     express ? "PCI Express" : "",
@@ -144,6 +144,7 @@ function capabilityWords({ capabilities, options }: DeviceDescription): string {
     ats ? "ATS" : "",
     pri ? "PRI" : "",
     pasidBits > 0 ? `${pasidBits}-bit PASIDs` : "",
+    canStall ? "stalls on faults" : "",
     `${options.dmaMaskBits}-bit DMA addresses`,
   ];
   return words.filter((word) => word !== "").join(", ");

@@ -252,6 +252,7 @@ function resolveDevices(
         multifunction: functionsOf(device) > 1,
         iommu: iommu?.name,
         driver: resolveDriver(input, path, iommu, report),
+        canStall: resolveStalls(input, path, iommu, report),
         capabilities: resolveCapabilities(input.capabilities ?? {}, [...path, "capabilities"], report),
         options: { dmaMaskBits: input.options?.dmaMask ?? 28 },
       };
@@ -376,6 +377,19 @@ function resolveDriver(
     report([...path, "driver"], `${nameOf(path)}: vfio-pci cannot be bound, since ${why}; none is right`);
   }
   return fits ? "vfio-pci" : undefined;
+}
+
+function resolveStalls(
+  { canStall = false }: DeviceInput,
+  path: Path,
+  iommu: IommuDescription | undefined,
+  report: Report,
+): boolean {
+  if (canStall && iommu !== undefined && iommu.kind !== "smmuv3") {
+    const where = nameOf([...path, "canStall"]);
+    report([...path, "canStall"], `${where} is true, but only an smmuv3 stalls, and ${iommu.name} is a ${iommu.kind}`);
+  }
+  return canStall;
 }
 
 function resolveCapabilities(

@@ -195,6 +195,11 @@ export const machineSchema = {
             description: "The driver bound to it: vfio-pci (the default, behind an IOMMU) or none.",
             enum: DRIVERS,
           },
+          canStall: {
+            description:
+              "Its DMA may wait, on a fault, until software answers: the firmware's dma-can-stall. Needs an smmuv3. False if absent.",
+            type: "boolean",
+          },
           capabilities: {
             description: "What its configuration space offers beyond the model's own.",
             type: "object",

@@ -84,6 +84,8 @@ export interface DeviceDescription {
   readonly iommu: string | undefined;
   /** The driver bound to it, if any. */
   readonly driver: "vfio-pci" | undefined;
+  /** The firmware says so: its DMA may be stalled on a fault. */
+  readonly canStall: boolean;
   readonly capabilities: CapabilityDescription;
   readonly options: EduOptions;
 }
