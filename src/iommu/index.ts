@@ -1,5 +1,6 @@
 // Runs in a browser.
 export { IommuCore, type IommuCoreOptions } from "./core.ts";
+export { Cpu, type CpuOptions } from "./cpu.ts";
 export type { DefaultDomainType } from "./default-domain.ts";
 export {
   Device,
@@ -13,6 +14,7 @@ export * from "./faults.ts";
 export { Group, groupOf, NO_PASID } from "./group.ts";
 export { groupReasons, kindOf, shortName } from "./group-reasons.ts";
 export { type Gap, type Grouping, pciDeviceGroup, singleDeviceGroup } from "./grouping.ts";
+export { Mm, type MmInvalidation, type MmUser } from "./mm.ts";
 export * from "./nesting.ts";
 export { attachPasid, detachPasid, replacePasid } from "./pasid.ts";
 export { groupNodes } from "./sysfs.ts";

@@ -8,8 +8,10 @@ import {
   type AddressSpace,
   type FrameRun,
   LibraryProcess,
+  MmNotifiers,
   PhysicalMemory,
   type Process,
+  type ResidentPage,
   type UserAddress,
 } from "../memory/index.ts";
 import { assert, System, type Task } from "../runtime/index.ts";
@@ -80,6 +82,10 @@ class NullMemory implements AddressSpace {
   }
   pin(page: number, count: number): FrameRun[] {
     return [{ pfn: page, count }];
+  }
+  readonly notifiers = new MmNotifiers();
+  faultIn(page: number, rights: number): ResidentPage {
+    return { pfn: page, rights };
   }
 }
 

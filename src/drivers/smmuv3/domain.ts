@@ -10,13 +10,13 @@ import {
 } from "../../iommu/index.ts";
 import { type Granule, type LpaeFormat, lpae, PageTable } from "../../pagetable/index.ts";
 import { assert, bigintOf, EBUSY, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
-import { attach } from "./attach.ts";
+import { attach, attachPasid } from "./attach.ts";
 import { stage1Descriptor } from "./context-descriptor.ts";
 import type { Features } from "./features.ts";
 import type { SmmuV3Instance } from "./instance.ts";
 import { DomainInvalidation, type InvalidationTarget } from "./invalidation.ts";
-import { masterOf, type StreamEntryTranslation, type Translation } from "./master.ts";
-import { withPageRequests } from "./page-requests.ts";
+import { type Master, masterOf, type StreamEntryTranslation, type Translation } from "./master.ts";
+import { handingOverPageRequests } from "./page-requests.ts";
 import { stage2Entry } from "./stream-table-entry.ts";
 
 export interface PagingOptions {
@@ -88,12 +88,18 @@ export class SmmuV3PagingDomain extends PagingDomain {
 
   /** Refusals: EINVAL for a device behind another IOMMU; EOPNOTSUPP for page requests of several stream ids; ENOMEM. */
   override *attachDevice(device: Device, old: Domain | undefined): Task<void> {
-    const master = masterOf(device);
-    if (master.instance !== this.instance) {
-      const { name } = device.iommu!.instance;
-      refuse(EINVAL, () => `${this.label} belongs to another IOMMU than ${device.label}, which is behind ${name}`);
+    const master = this.masterOf(device);
+    yield* handingOverPageRequests(master, this, old, attach(master, this.translation));
+  }
+
+  /** Refusals: as above, and EINVAL for stage 2, and beside stage 2. */
+  override *setDevicePasid(device: Device, pasid: number, old: Domain | undefined): Task<void> {
+    const master = this.masterOf(device);
+    const { translation } = this;
+    if (translation.kind !== "stage 1") {
+      return refuse(EINVAL, () => `${this.label} is no stage 1: PASID ${pasid} of ${device.label} cannot use it`);
     }
-    yield* withPageRequests(master, this, old, attach(master, this.translation));
+    yield* handingOverPageRequests(master, this, old, attachPasid(master, pasid, translation));
   }
 
   override *map(iova: bigint, physical: number, size: number, prot: number): Task<void> {
@@ -159,6 +165,15 @@ export class SmmuV3PagingDomain extends PagingDomain {
   override free(): void {
     this.table.free();
     freeTag(this.instance, this.stage, this.tag);
+  }
+
+  private masterOf(device: Device): Master {
+    const master = masterOf(device);
+    if (master.instance !== this.instance) {
+      const { name } = device.iommu!.instance;
+      refuse(EINVAL, () => `${this.label} belongs to another IOMMU than ${device.label}, which is behind ${name}`);
+    }
+    return master;
   }
 
   private describe(format: LpaeFormat, { nestingParent, dirtyTracking }: PagingOptions): Translation {

@@ -15,13 +15,15 @@
  *
  * Always true: a reserved stream has a valid STE, which aborts unless its master is attached; an ASID or VMID that no
  * STE or CD names has no entry in the TLB; between CONS and PROD of the command queue lie complete commands.
- * For a moment false: an STE or CD that cannot change in one step is invalid in between.
+ * For a moment false: what is translated while it changes is the old or the new, see `attach.ts`; with a stream table of
+ * one level an STE that cannot change in one step is invalid in between.
  *
  * Design principle: reserve first, then write; once the first bit of an entry changed nothing can fail. The price: what
  * was reserved stays (a second-level stream table as long as the instance, a context table as long as the device).
  *
- * Lock order: iommu.probe → iommu.group. The driver has no locks of its own: an entry belongs to one device, and so to
- * one group, whose mutex the core holds; queue, tags and arrays change only between two points of preemption.
+ * Lock order: iommu.probe → iommu.group → smmuv3.stream-table. An entry belongs to one device, and so to one group, whose
+ * mutex the core holds; the driver's own lock is held while an STE changes, since others lie in the same table. Queue, tags
+ * and arrays change only between two points of preemption.
  */
 import {
   ALLOC_DIRTY_TRACKING,
@@ -45,7 +47,7 @@ import {
 } from "../../iommu/index.ts";
 import type { PhysicalMemory, RegisterBlock } from "../../memory/index.ts";
 import { assert, EINVAL, ENODEV, EOPNOTSUPP, refuse, type System, type Task } from "../../runtime/index.ts";
-import { LOG2_LINEAR_ENTRIES_MAX } from "./context-table.ts";
+import { LOG2_LEAF_ENTRIES_MAX } from "./context-table.ts";
 import { type PagingOptions, SmmuV3PagingDomain } from "./domain.ts";
 import { handleInterrupt } from "./event-handling.ts";
 import type { EventRecord } from "./event-record.ts";
@@ -56,7 +58,7 @@ import { type Master, masterOf } from "./master.ts";
 import { answerStalled } from "./page-requests.ts";
 import type { InterruptLine } from "./registers.ts";
 import { disableSmmu, resetSmmu } from "./reset.ts";
-import { StaticDomain } from "./static-domains.ts";
+import { BlockedDomain, StaticDomain } from "./static-domains.ts";
 import { VIOMMU_TYPE_ARM_SMMUV3 } from "./user-data.ts";
 import { SmmuV3Viommu } from "./viommu.ts";
 
@@ -65,7 +67,7 @@ const SOFTWARE_MSI: ReservedRegion = { start: 0x800_0000n, last: 0x80f_ffffn, ty
 
 export class SmmuV3Driver implements IommuDriver {
   readonly name = "arm-smmu-v3";
-  readonly blockedDomain: StaticDomain = new StaticDomain("blocked");
+  readonly blockedDomain: StaticDomain = new BlockedDomain();
   readonly identityDomain: StaticDomain = new StaticDomain("identity");
   readonly releaseDomain: StaticDomain = this.blockedDomain;
   readonly userPasidTables = true;
@@ -123,10 +125,15 @@ export class SmmuV3Driver implements IommuDriver {
       device,
       instance,
       streamIds,
-      substreamBits: Math.min(device.pasidBits, features.substreamIdBits, LOG2_LINEAR_ENTRIES_MAX),
+      substreamBits: Math.min(
+        device.pasidBits,
+        features.substreamIdBits,
+        features.twoLevelContextTable ? Number.POSITIVE_INFINITY : LOG2_LEAF_ENTRIES_MAX,
+      ),
       canStall: features.stalls === "forced" || (features.stalls === "possible" && device.firmware?.canStall === true),
       contextTable: undefined,
       translation: { kind: "abort", label: "nothing" },
+      pasids: new Map(),
       faultingAttachments: 0,
     };
     for (const streamId of streamIds) masters.set(streamId, master);
@@ -134,7 +141,8 @@ export class SmmuV3Driver implements IommuDriver {
   }
 
   *releaseDevice(device: Device): Task<void> {
-    const { instance, streamIds, translation, contextTable } = masterOf(device);
+    const { instance, streamIds, translation, pasids, contextTable } = masterOf(device);
+    assert(pasids.size === 0, () => `${device.label} is released while ${pasids.size} of its PASIDs translate`);
     assert(translation.kind === "abort", () => `${device.label} is released while it translates: ${translation.label}`);
     for (const streamId of streamIds) instance.masters.delete(streamId);
     contextTable?.free();

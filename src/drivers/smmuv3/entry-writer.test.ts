@@ -54,7 +54,7 @@ function transition(from: Entry, to: Entry, kind: EntryKind): Seen {
 const features = { stalls: "possible", attributesOverride: true, forcedWriteBack: true } as Features;
 const stage2Format = lpae({ stage: 2, granule: 4096, inputBits: 44, outputBits: 44 });
 const s1 = (address: number, s1dss = S1DSS_SUBSTREAM_0): Entry =>
-  contextTableEntry(features, { address, log2Entries: 5 }, { s1dss, canStall: false });
+  contextTableEntry(features, { address, log2Entries: 5, isTwoLevel: false }, { s1dss, canStall: false });
 const s2 = (vmid: number, canStall = false): Entry =>
   stage2Entry(features, { vmid, root: vmid * 0x10000, format: stage2Format, nestingParent: true }, canStall);
 

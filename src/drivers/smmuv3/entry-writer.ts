@@ -9,7 +9,8 @@
  *
  * Bits that neither configuration looks at change first. If then a single word differs, it is written alone, and the
  * hardware goes from old to new in one step. If more differ the entry is invalid in between, and a transaction that meets
- * it then fails.
+ * it then fails: who must not let that happen makes a new table and changes the one word that leads to it, see
+ * `context-table.ts` and `stream-table.ts`.
  */
 import type { PhysicalMemory } from "../../memory/index.ts";
 import type { Task } from "../../runtime/index.ts";
@@ -43,7 +44,7 @@ export function fillEntry(memory: PhysicalMemory, address: number, entry: Entry)
 
 /**
  * Makes the entry at `address` equal to `target`. `sync` returns when the hardware has forgotten what it knew of the
- * entry. Cannot fail.
+ * entry. Cannot fail. False if nothing had to be written.
  */
 export function* writeEntry(
   memory: PhysicalMemory,
@@ -51,28 +52,47 @@ export function* writeEntry(
   target: Entry,
   kind: EntryKind,
   sync: () => Task<void>,
-): Task<void> {
+): Task<boolean> {
   const current = readEntry(memory, address);
+  const { prepared, critical } = planChange(current, target, kind);
+  let written = false;
+  const step = function* (entry: Entry): Task<void> {
+    if (!writeDoublewords(memory, address, entry)) return;
+    written = true;
+    yield* sync();
+  };
+  if (critical.length === 1) {
+    yield* step(prepared);
+    yield* step(withDoubleword(prepared, target, critical[0]));
+  } else if (critical.length > 1) {
+    const invalid = current.slice();
+    invalid[0] &= ~kind.validBit;
+    yield* step(invalid);
+    yield* step(withDoubleword(target, invalid, 0));
+  }
+  yield* step(target);
+  return written;
+}
+
+/** True if {@link writeEntry} can go from one to the other without an invalid entry in between. */
+export function changesInOneStep(current: Entry, target: Entry, kind: EntryKind): boolean {
+  return planChange(current, target, kind).critical.length <= 1;
+}
+
+/**
+ * `prepared` is the current entry with the target's values where the hardware does not look; `critical` are the 64-bit
+ * words that must still change and that it will look at.
+ */
+function planChange(
+  current: Entry,
+  target: Entry,
+  kind: EntryKind,
+): { readonly prepared: Entry; readonly critical: readonly number[] } {
   const harmless = kind.harmless(current, target);
   const usedNow = without(kind.used(current), harmless);
   const usedThen = without(kind.used(target), harmless);
   const prepared = current.map((word, i) => (word & usedNow[i]) | (target[i] & ~usedNow[i]));
-
-  const differing = doublewords.filter((i) => differs(prepared, target, usedThen, i));
-  if (differing.length === 1) {
-    const [critical] = differing;
-    yield* writeDoublewords(memory, address, prepared, sync);
-    yield* writeDoublewords(memory, address, withDoubleword(prepared, target, critical), sync);
-    yield* writeDoublewords(memory, address, target, sync);
-  } else if (differing.length > 1) {
-    const invalid = current.slice();
-    invalid[0] &= ~kind.validBit;
-    yield* writeDoublewords(memory, address, invalid, sync);
-    yield* writeDoublewords(memory, address, withDoubleword(target, invalid, 0), sync);
-    yield* writeDoublewords(memory, address, target, sync);
-  } else {
-    yield* writeDoublewords(memory, address, target, sync);
-  }
+  return { prepared, critical: doublewords.filter((i) => differs(prepared, target, usedThen, i)) };
 }
 
 /** The eight 64-bit words, by the index of their low halves. */
@@ -93,15 +113,14 @@ function withDoubleword(entry: Entry, source: Entry, i: number): Entry {
   return changed;
 }
 
-/** Writes the 64-bit words that differ from memory, each in one piece, then syncs if there were any. */
-function* writeDoublewords(memory: PhysicalMemory, address: number, entry: Entry, sync: () => Task<void>): Task<void> {
+/** Writes the 64-bit words that differ from memory, each in one piece; false if there were none. */
+function writeDoublewords(memory: PhysicalMemory, address: number, entry: Entry): boolean {
   let changed = false;
   for (const i of doublewords) {
     const at = address + i * 4;
     if (memory.readWord(at) === entry[i] && memory.readWord(at + 4) === entry[i + 1]) continue;
-    memory.writeWord(at, entry[i]);
-    memory.writeWord(at + 4, entry[i + 1]);
+    memory.writeDoubleword(at, entry[i], entry[i + 1]);
     changed = true;
   }
-  if (changed) yield* sync();
+  return changed;
 }

@@ -1,11 +1,11 @@
 // Runs in a browser.
 import { type Device, type Domain, type IommuDriver, NestedDomain } from "../../iommu/index.ts";
 import { EINVAL, ENOENT, refuse, type Task } from "../../runtime/index.ts";
-import { attach } from "./attach.ts";
+import { attach, refuseBesidePasids } from "./attach.ts";
 import type { Entry } from "./entry-writer.ts";
 import type { GuestStreamEntry } from "./guest-stream-entry.ts";
 import { type GuestStream, masterOf, type Translation } from "./master.ts";
-import { withPageRequests } from "./page-requests.ts";
+import { handingOverPageRequests } from "./page-requests.ts";
 import { abortEntry, CONFIG_BYPASS, CONFIG_STAGE1, nestedEntry } from "./stream-table-entry.ts";
 import type { SmmuV3Viommu } from "./viommu.ts";
 
@@ -32,8 +32,8 @@ export class SmmuV3NestedDomain extends NestedDomain {
   }
 
   /**
-   * Refusals: EINVAL for a device behind another IOMMU; ENOENT for one without vdevice where the guest translates; then
-   * those of page requests.
+   * Refusals: EINVAL for a device behind another IOMMU; EBUSY beside PASIDs; ENOENT for a device without vdevice where the
+   * guest translates; then those of page requests.
    */
   override *attachDevice(device: Device, old: Domain | undefined): Task<void> {
     const master = masterOf(device);
@@ -41,6 +41,7 @@ export class SmmuV3NestedDomain extends NestedDomain {
     if (master.instance !== instance) {
       refuse(EINVAL, () => `${this.label} belongs to another IOMMU than ${device.label}: ${master.instance.label}`);
     }
+    refuseBesidePasids(master, this.label);
     const stage2 = parent.stage2Translation;
     const translation: Translation = {
       ...stage2,
@@ -48,7 +49,7 @@ export class SmmuV3NestedDomain extends NestedDomain {
       guest: this.guestStream(device),
       streamEntry: (canStall) => this.streamEntry(stage2.streamEntry(canStall)),
     };
-    yield* withPageRequests(master, this, old, attach(master, translation));
+    yield* handingOverPageRequests(master, this, old, attach(master, translation));
   }
 
   override free(): void {}

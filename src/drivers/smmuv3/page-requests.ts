@@ -52,21 +52,21 @@ export function* ceasePageRequests(master: Master, domain: Domain | undefined): 
   if (master.faultingAttachments === 0) yield* forbidPageRequests(master.device);
 }
 
-/** Attaches a master's own traffic by `attach`, and lets it make page requests as the domains say. Its Refusals, and ours. */
-export function* withPageRequests(
+/** Carries out an `attachment` of the master, or of one PASID of it, from `old` to `domain`. Refusals: both parts'. */
+export function* handingOverPageRequests(
   master: Master,
-  to: Domain,
-  from: Domain | undefined,
-  attach: Task<void>,
+  domain: Domain,
+  old: Domain | undefined,
+  attachment: Task<void>,
 ): Task<void> {
-  acceptPageRequests(master, to);
+  acceptPageRequests(master, domain);
   try {
-    yield* attach;
+    yield* attachment;
   } catch (error) {
-    yield* ceasePageRequests(master, to);
+    yield* ceasePageRequests(master, domain);
     throw error;
   }
-  yield* ceasePageRequests(master, from);
+  yield* ceasePageRequests(master, old);
 }
 
 /** An event told of a stalled transaction: somebody will answer it, or it is aborted. */

@@ -14,6 +14,10 @@ export const CONFIG_STAGE1 = 5;
 const CONFIG_STAGE2 = 6;
 const CONFIG_NESTED = 7;
 
+/** S1Fmt: how the context descriptors are laid out. */
+const S1FMT_LINEAR = 0;
+const S1FMT_64K_LEAVES = 2;
+
 /** What happens to traffic without a substream id where there are context descriptors: S1DSS. */
 export const S1DSS_TERMINATE = 0;
 export const S1DSS_BYPASS = 1;
@@ -53,11 +57,12 @@ export function bypassEntry(features: Features): Entry {
 /** Stage 1, by the context descriptors of the stream's own table. */
 export function contextTableEntry(
   features: Features,
-  table: { readonly address: number; readonly log2Entries: number },
+  table: { readonly address: number; readonly log2Entries: number; readonly isTwoLevel: boolean },
   options: { readonly s1dss: number; readonly canStall: boolean },
 ): Entry {
   const entry = newEntry();
-  entry[0] = STE_VALID | (CONFIG_STAGE1 << 1) | (table.address % 2 ** 32);
+  const format = table.isTwoLevel ? S1FMT_64K_LEAVES : S1FMT_LINEAR;
+  entry[0] = STE_VALID | (CONFIG_STAGE1 << 1) | (format << 4) | (table.address % 2 ** 32);
   entry[1] = Math.floor(table.address / 2 ** 32) | (table.log2Entries << 27);
   entry[2] = options.s1dss | (WRITE_BACK << 2) | (WRITE_BACK << 4) | (INNER_SHAREABLE << 6) | (STRW_NS_EL1 << 30);
   if (features.stalls !== "never" && !options.canStall) entry[2] |= S1STALLD;

@@ -2,7 +2,9 @@ import { describe, expect, it } from "vitest";
 import {
   ALLOC_NEST_PARENT,
   ALLOC_PASID,
+  attachPasid,
   type Device,
+  detachPasid,
   type Invalidation,
   newGather,
   type PageRequestGroup,
@@ -14,7 +16,7 @@ import {
   type Viommu,
   type ViommuServices,
 } from "../../iommu/index.ts";
-import { EINVAL, EIO, ENOENT, EOPNOTSUPP, refuse } from "../../runtime/index.ts";
+import { EBUSY, EINVAL, EIO, ENOENT, EOPNOTSUPP, refuse } from "../../runtime/index.ts";
 import {
   ATC_INV,
   CFGI_CD,
@@ -236,6 +238,18 @@ describe("a guest's STE", () => {
       [CFG(4n), 0n],
     ].map((ste) => nested(ste));
     expect([domain, ...others].map(attachTo)).toEqual([ENOENT, undefined, undefined, undefined]);
+  });
+
+  it("has no place beside PASIDs of the host's, whether the guest knows the device or not", () => {
+    const { run, errno, driver, probed, viommu, tables } = translating();
+    const device = probed("b", { streamIds: [9], pasidBits: 4 });
+    const stage1 = run(driver.allocatePaging(device, ALLOC_PASID, undefined));
+    run(device.group!.attach(stage1, {}));
+    run(attachPasid(device.group!, stage1, 3, {}));
+    const nested = run(viommu.allocateNested!(device, 0, data(tables.streamEntry)));
+    expect(errno(device.group!.replace(nested, {}))).toBe(EBUSY);
+    run(detachPasid(device.group!, 3));
+    expect(errno(device.group!.replace(nested, {}))).toBe(ENOENT);
   });
 
   it("is nothing for devices behind another SMMU", () => {

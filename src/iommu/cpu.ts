@@ -1,0 +1,41 @@
+// Runs in a browser.
+import type { AddressSpace, PhysicalMemory } from "../memory/index.ts";
+import { PAGE_SIZE } from "../memory/index.ts";
+import { type LpaeFormat, lpae } from "../pagetable/index.ts";
+import { EINVAL, refuse, type System } from "../runtime/index.ts";
+import { Mm } from "./mm.ts";
+
+/** What user addresses have, in bits. */
+const VIRTUAL_BITS = 48;
+
+export interface CpuOptions {
+  /** Width of its physical addresses; 48 if absent. */
+  readonly physicalBits?: number;
+}
+
+/** The machine's CPU, as far as devices can share something with it: the form of its page tables, and whose they are. */
+export class Cpu {
+  readonly system: System;
+  readonly memory: PhysicalMemory;
+  /** Of the tables of all processes. */
+  readonly format: LpaeFormat;
+  private readonly mms = new Map<AddressSpace, Mm>();
+
+  constructor(system: System, memory: PhysicalMemory, { physicalBits = 48 }: CpuOptions = {}) {
+    this.system = system;
+    this.memory = memory;
+    this.format = lpae({ stage: 1, granule: PAGE_SIZE, inputBits: VIRTUAL_BITS, outputBits: physicalBits });
+  }
+
+  /** The mm of a process's memory. Refusals: EINVAL if the process is gone and so is its mm; ENOMEM. */
+  mmOf(space: AddressSpace): Mm {
+    let mm = this.mms.get(space);
+    if (mm === undefined) {
+      if (!space.alive) refuse(EINVAL, () => `the memory of ${space.label} is gone`);
+      mm = new Mm(this, space);
+      mm.whenFreed(() => this.mms.delete(space));
+      this.mms.set(space, mm);
+    }
+    return mm;
+  }
+}
