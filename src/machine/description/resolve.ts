@@ -8,7 +8,9 @@ import { nearest } from "./nearest.ts";
 import type { MachineInput } from "./schema.ts";
 import {
   type CapabilityDescription,
+  type CopyEngineDescription,
   type DeviceDescription,
+  type EduDescription,
   type Granule,
   type IommuDescription,
   type MachineDescription,
@@ -248,13 +250,12 @@ function resolveDevices(
       const path = ["devices", index];
       const iommu = resolveIommu(input, path, iommus, report);
       const shared = {
-        model: input.model,
+        ...resolveModel(input, path, report),
         multifunction: functionsOf(device) > 1,
         iommu: iommu?.name,
         driver: resolveDriver(input, path, iommu, report),
         canStall: resolveStalls(input, path, iommu, report),
-        capabilities: resolveCapabilities(input.capabilities ?? {}, [...path, "capabilities"], report),
-        options: { dmaMaskBits: input.options?.dmaMask ?? 28 },
+        capabilities: resolveCapabilities(input, [...path, "capabilities"], report),
       };
       return Array.from({ length: count }, (_, number) => ({
         ...shared,
@@ -380,24 +381,43 @@ function resolveDriver(
 }
 
 function resolveStalls(
-  { canStall = false }: DeviceInput,
+  { model, canStall }: DeviceInput,
   path: Path,
   iommu: IommuDescription | undefined,
   report: Report,
 ): boolean {
-  if (canStall && iommu !== undefined && iommu.kind !== "smmuv3") {
+  const isPossible = iommu?.kind === "smmuv3";
+  if (canStall && iommu !== undefined && !isPossible) {
     const where = nameOf([...path, "canStall"]);
     report([...path, "canStall"], `${where} is true, but only an smmuv3 stalls, and ${iommu.name} is a ${iommu.kind}`);
   }
-  return canStall;
+  return canStall ?? (model === "copy-engine" && isPossible);
 }
 
-function resolveCapabilities(
-  input: NonNullable<DeviceInput["capabilities"]>,
+/** Which options belong to which model. */
+const OPTIONS_OF: Readonly<Record<DeviceInput["model"], readonly string[]>> = {
+  edu: ["dmaMask"],
+  "copy-engine": ["queues"],
+};
+
+function resolveModel(
+  { model, options = {} }: DeviceInput,
   path: Path,
   report: Report,
-): CapabilityDescription {
-  const { acs = false, ats = false, pri = false, pasid = 0 } = input;
+): Pick<EduDescription, "model" | "options"> | Pick<CopyEngineDescription, "model" | "options"> {
+  for (const option of Object.keys(options)) {
+    if (OPTIONS_OF[model].includes(option)) continue;
+    const where = [...path, "options", option];
+    report(where, `${nameOf(where)} is no option of ${model}; it has ${OPTIONS_OF[model].join(" and ")}`, "key");
+  }
+  if (model === "edu") return { model, options: { dmaMaskBits: options.dmaMask ?? 28 } };
+  return { model, options: { queues: options.queues ?? 4 } };
+}
+
+function resolveCapabilities(device: DeviceInput, path: Path, report: Report): CapabilityDescription {
+  const input = device.capabilities ?? {};
+  const pasids = device.model === "copy-engine" ? 16 : 0;
+  const { acs = false, ats = false, pri = false, pasid = pasids } = input;
   const extended = Object.entries({ acs, ats, pri, pasid }).find(([, value]) => value)?.[0];
   if (input.express === false && extended) {
     report(

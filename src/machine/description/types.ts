@@ -75,8 +75,19 @@ export interface SmmuFeatureDescription {
 export type Granule = 4096 | 16384 | 65536;
 
 /** One PCI function. */
-export interface DeviceDescription {
+export type DeviceDescription = EduDescription | CopyEngineDescription;
+
+export interface EduDescription extends AnyDeviceDescription {
   readonly model: "edu";
+  readonly options: EduOptions;
+}
+
+export interface CopyEngineDescription extends AnyDeviceDescription {
+  readonly model: "copy-engine";
+  readonly options: CopyEngineOptions;
+}
+
+interface AnyDeviceDescription {
   readonly address: PciAddress;
   /** Its device has more functions than this one. */
   readonly multifunction: boolean;
@@ -84,10 +95,9 @@ export interface DeviceDescription {
   readonly iommu: string | undefined;
   /** The driver bound to it, if any. */
   readonly driver: "vfio-pci" | undefined;
-  /** The firmware says so: its DMA may be stalled on a fault. */
+  /** The firmware says so: an access without translation waits until software answers. */
   readonly canStall: boolean;
   readonly capabilities: CapabilityDescription;
-  readonly options: EduOptions;
 }
 
 export interface PciAddress {
@@ -109,6 +119,10 @@ export interface CapabilityDescription {
 export interface EduOptions {
   /** Address bits of the DMA engine: 28 as the device's specification has it, 64 for all. */
   readonly dmaMaskBits: number;
+}
+
+export interface CopyEngineOptions {
+  readonly queues: number;
 }
 
 /** `"00:01.0"`. */
