@@ -7,9 +7,10 @@
  *
  * Where things are: the ID registers as facts in `features.ts`; one SMMU with all it owns in `instance.ts`, brought up by
  * `reset.ts`; commands in `commands.ts`, their ring in `command-queue.ts`; what comes from the SMMU in `event-ring.ts`,
- * `event-record.ts`, `event-handling.ts`; a stalled transaction is a page request in `page-requests.ts`. A device is a `master.ts`; what its streams translate through changes in
- * `attach.ts`, which writes entries (`stream-table-entry.ts`, `context-descriptor.ts`) through `entry-writer.ts`. A
- * domain with a page table is in `domain.ts`; an unmap invalidates the TLB in `invalidation.ts`. What a guest gets is in
+ * `event-record.ts`, `event-handling.ts`; a stalled transaction is a page request in `page-requests.ts`. A device is a
+ * `master.ts`; what its streams translate through changes in `attach.ts`, which writes entries (`stream-table-entry.ts`,
+ * `context-descriptor.ts`) through `entry-writer.ts`. A domain with a page table is in `domain.ts`, one that shows the
+ * memory of a process in `sva-domain.ts`; an unmap invalidates the TLB in `invalidation.ts`. What a guest gets is in
  * `viommu.ts`: stage 1 of its own in `nested-domain.ts`, by an STE checked in `guest-stream-entry.ts`; its commands in
  * `guest-commands.ts`.
  *
@@ -35,11 +36,13 @@ import {
   type IommuCore,
   type IommuDriver,
   type IommuInstance,
+  type Mm,
   type PageRequest,
   type PagingDomain,
   pciDeviceGroup,
   type ReservedRegion,
   type ResponseCode,
+  type SvaDomain,
   singleDeviceGroup,
   type UserData,
   type Viommu,
@@ -59,6 +62,7 @@ import { answerStalled } from "./page-requests.ts";
 import type { InterruptLine } from "./registers.ts";
 import { disableSmmu, resetSmmu } from "./reset.ts";
 import { BlockedDomain, StaticDomain } from "./static-domains.ts";
+import { SmmuV3SvaDomain } from "./sva-domain.ts";
 import { VIOMMU_TYPE_ARM_SMMUV3 } from "./user-data.ts";
 import { SmmuV3Viommu } from "./viommu.ts";
 
@@ -175,6 +179,11 @@ export class SmmuV3Driver implements IommuDriver {
     const { instance } = masterOf(device);
     if (data !== undefined) refuse(EOPNOTSUPP, () => `${instance.label}: a paging domain takes no data`);
     return new SmmuV3PagingDomain(instance, pagingOptions(instance, flags));
+  }
+
+  /** Refusals: EOPNOTSUPP where the SMMU cannot walk the CPU's tables; those of a new domain. */
+  *allocateSva(device: Device, mm: Mm): Task<SvaDomain> {
+    return new SmmuV3SvaDomain(masterOf(device).instance, mm);
   }
 
   reservedRegions(device: Device): ReservedRegion[] {
