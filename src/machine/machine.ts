@@ -181,7 +181,7 @@ export class Machine {
       this.firmware.set(device, {
         instance: iommu.instance.name,
         streamIds: [member.requesterId],
-        canStall: canStall(description),
+        canStall: description.canStall,
         reserved,
       });
       this.router.route(member.requesterId, iommu.hardware);
@@ -226,9 +226,4 @@ export class Machine {
   private pathOf(device: Device): string {
     return device.pci === undefined ? `/sys/devices/${device.name}` : devicePath(device.pci);
   }
-}
-
-/** What the firmware says of a device: the IOMMU may keep its accesses waiting. */
-function canStall({ model, options }: DeviceDescription): boolean {
-  return model === "copy-engine" && options.stalls;
 }

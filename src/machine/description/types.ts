@@ -101,6 +101,8 @@ interface AnyDeviceDescription {
   readonly defaultDomain: "identity" | "dma" | undefined;
   /** What the firmware says of addresses. */
   readonly reserved: readonly RegionDescription[];
+  /** The firmware says so: an access without translation waits until software answers. */
+  readonly canStall: boolean;
   readonly capabilities: CapabilityDescription;
 }
 
@@ -135,8 +137,6 @@ export interface EduOptions {
 
 export interface CopyEngineOptions {
   readonly queues: number;
-  /** An access without translation waits for one if software can bring it; otherwise it ends the job. */
-  readonly stalls: boolean;
 }
 
 /** `"00:01.0"`. */
