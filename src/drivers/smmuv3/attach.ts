@@ -41,10 +41,7 @@ const NO_SUBSTREAM = 0;
 export function* attach(master: Master, to: Translation): Task<void> {
   const { system } = master.instance;
   const from = master.translation;
-  if (!leavesRoomForPasids(to) && master.pasids.size > 0) {
-    const { device, pasids } = master;
-    refuse(EBUSY, () => `${device.label} has ${pasids.size} PASIDs attached: it cannot translate through ${to.label}`);
-  }
+  if (!leavesRoomForPasids(to)) refuseBesidePasids(master, to.label);
   const change = to.kind === "stage 1" ? reserveContext(master, NO_SUBSTREAM, to) : undefined;
   if (passesThroughContexts(master, to)) reserveTable(master);
 
@@ -53,8 +50,9 @@ export function* attach(master: Master, to: Translation): Task<void> {
   master.translation = to;
   const wasAhead = master.ats?.isEnabled;
   yield* writeStreamEntries(master);
-  // What it translated ahead while nothing was translated is in no domain's array.
-  if (wasAhead && master.ats!.isEnabled && !("targets" in from)) yield* forgetAhead(master);
+  // No target goes that would tell the device: nothing was translated, or the same domain in another way (for a guest).
+  const isUntold = !("targets" in from) || ("targets" in to && to.invalidation === from.invalidation);
+  if (wasAhead && master.ats!.isEnabled && isUntold) yield* forgetAhead(master);
   if (from.kind === "stage 1" && to.kind !== "stage 1") yield* clearContext(master, NO_SUBSTREAM);
   if ("targets" in from) yield* from.invalidation.remove(targetsOn(master, from.targets));
 
@@ -125,6 +123,12 @@ function leavesRoomForPasids({ kind }: Translation): boolean {
   return kind === "stage 1" || kind === "abort" || kind === "bypass";
 }
 
+/** Refusal EBUSY while PASIDs of the master translate: `to` has no room for them. */
+export function refuseBesidePasids({ device, pasids }: Master, to: string): void {
+  if (pasids.size === 0) return;
+  refuse(EBUSY, () => `${device.label} has ${pasids.size} PASIDs attached: it cannot translate through ${to}`);
+}
+
 /** A CD about to be written, with the memory that this takes. */
 interface ContextChange {
   readonly substreamId: number;
@@ -183,7 +187,7 @@ function* changeContextInPlace(master: Master, substreamId: number, descriptor: 
 function* writeStreamEntries(master: Master): Task<void> {
   const { streamTable, commands } = master.instance;
   const plain = streamEntry(master);
-  const allowsAts = master.ats !== undefined && translates(plain);
+  const allowsAts = master.ats !== undefined && translates(plain) && !forbidsAts(master.translation);
   if (!allowsAts) yield* turnOffAts(master);
   const entry = allowsAts ? withAts(plain) : plain;
   for (const streamId of master.streamIds) {
@@ -196,6 +200,11 @@ function* writeStreamEntries(master: Master): Task<void> {
 
 /** What becomes of traffic without PASID, where a context table is there for the others. */
 const s1dss = { abort: S1DSS_TERMINATE, bypass: S1DSS_BYPASS, "stage 1": S1DSS_SUBSTREAM_0 } as const;
+
+/** A guest may want none for what it translates itself. */
+function forbidsAts(translation: Translation): boolean {
+  return translation.kind === "stage 2" && translation.forbidsAts === true;
+}
 
 /** A device that requires ATS asks for translations also where it gets its addresses back. */
 function passesThroughContexts({ ats }: Master, { kind }: Translation): boolean {

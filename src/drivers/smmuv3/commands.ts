@@ -14,6 +14,7 @@ export const CFGI_CD = 0x05;
 export const CFGI_CD_ALL = 0x06;
 export const TLBI_NH_ASID = 0x11;
 export const TLBI_NH_VA = 0x12;
+export const TLBI_NH_VAA = 0x13;
 export const TLBI_EL2_ALL = 0x20;
 export const TLBI_S12_VMALL = 0x28;
 export const TLBI_S2_IPA = 0x2a;

@@ -63,9 +63,11 @@ function memoryWords({ memory }: MachineDescription): string {
 }
 
 function defaultDomainWords({ defaultDomain }: MachineDescription): string {
-  return defaultDomain === "identity"
-    ? "identity: devices that nobody has taken see memory untranslated"
-    : "dma: devices that nobody has taken see an empty page table";
+  return {
+    identity: "identity: devices that nobody has taken see memory untranslated",
+    dma: "dma: devices that nobody has taken see an empty page table",
+    "dma-fq": "dma-fq: devices that nobody has taken see an empty page table, invalidated lazily",
+  }[defaultDomain];
 }
 
 function iommuLines(iommu: IommuDescription): string[] {
@@ -116,11 +118,13 @@ function deviceLines({ devices }: MachineDescription): string[] {
     else
       words.push(
         `group ${group}`,
-        device.driver ? `/dev/vfio/devices/vfio${cdevs++}` : "no driver",
+        device.driver === "vfio-pci" ? `/dev/vfio/devices/vfio${cdevs++}` : `${device.driver ?? "no"} driver`,
         `behind ${device.iommu}`,
       );
     const margin = last ? " " : "│";
-    const notes = [groupReason(device, groups), capabilityWords(device)].filter((note) => note !== "").join("; ");
+    const notes = [groupReason(device, groups), firmwareWords(device), capabilityWords(device)]
+      .filter((note) => note !== "")
+      .join("; ");
     return [
       `${last ? "└─" : "├─"} ${words.join("  ")}`,
       ...wrapped(`${margin}           `, notes, `${margin}           `),
@@ -138,6 +142,15 @@ function groupReason(device: DeviceDescription, groups: ReadonlyMap<DeviceDescri
   return `alone in its group: ${device.multifunction ? "ACS keeps the functions apart" : "one function"}`;
 }
 
+function firmwareWords({ untrusted, defaultDomain, reserved }: DeviceDescription): string {
+  const words = reserved.map(
+    ({ type, start, size }) => `${type} region of ${sizeWords(size)} at 0x${start.toString(16)}`,
+  );
+  if (untrusted) words.unshift("untrusted");
+  if (defaultDomain !== undefined) words.unshift(`its default domain is always ${defaultDomain}`);
+  return words.join(", ");
+}
+
 function capabilityWords(device: DeviceDescription): string {
   const { express, acs, ats, pri, pasidBits } = device.capabilities;
   const words = [
@@ -146,6 +159,7 @@ function capabilityWords(device: DeviceDescription): string {
     ats ? "ATS" : "",
     pri ? "PRI" : "",
     pasidBits > 0 ? `${pasidBits}-bit PASIDs` : "",
+    device.canStall ? "waits for pages" : "",
     ...modelWords(device),
   ];
   return words.filter((word) => word !== "").join(", ");
@@ -153,7 +167,7 @@ function capabilityWords(device: DeviceDescription): string {
 
 function modelWords({ model, options }: DeviceDescription): string[] {
   if (model === "edu") return [`${options.dmaMaskBits}-bit DMA addresses`];
-  return [`${options.queues} queues`, options.stalls ? "waits for pages" : "does not wait for pages"];
+  return [`${options.queues} queues`];
 }
 
 /** `"4 KiB"`, `"1 GiB"`; the largest unit that leaves a whole number. */
