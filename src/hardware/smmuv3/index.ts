@@ -22,7 +22,10 @@
  * **Price.** A TLB entry that lacks a right is dropped and walked again, so a right given without an invalidation is
  * seen at once; one taken away is not. Both are allowed.
  *
- * **Not there**, and so not announced in the identification registers: ATS, PRI, MPAM, VATOS, Secure and Realm state,
+ * **The way of a device that translates ahead**: `SmmuV3.agent` → ats.ts for translation requests and translated ones,
+ * page-requests.ts for page requests; commands.ts sends it invalidations and answers.
+ *
+ * **Not there**, and so not announced in the identification registers: MPAM, VATOS, Secure and Realm state,
  * AArch32 and big-endian tables, memory attributes of the result. No locks: nothing here waits but a stalled
  * access.
  */
