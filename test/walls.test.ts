@@ -12,7 +12,8 @@ const allowed: Record<string, readonly string[]> = {
   pagetable: ["runtime", "memory"],
   pci: ["runtime", "memory"],
   iommu: ["runtime", "memory", "pagetable", "pci"],
-  "drivers/smmuv3": ["runtime", "memory", "pagetable", "pci", "iommu"],
+  pasidtable: ["runtime", "memory", "pagetable"],
+  "drivers/smmuv3": ["runtime", "memory", "pagetable", "pci", "iommu", "pasidtable"],
   "drivers/mock": ["runtime", "memory", "pagetable", "iommu"],
   "drivers/virtio-iommu": ["runtime", "memory", "pci", "iommu"],
   "hardware/smmuv3": ["runtime", "memory", "pagetable", "pci"],
@@ -41,7 +42,7 @@ const allowed: Record<string, readonly string[]> = {
   ],
   inspect: ["runtime", "memory", "pagetable", "pci", "iommu", "uapi", "iommufd", "vfio", "machine"],
   host: ["runtime", "memory", "uapi", "machine"],
-  cli: ["runtime", "memory", "uapi", "machine", "inspect", "host", "hardware/smmuv3"],
+  cli: ["runtime", "memory", "iommu", "drivers/smmuv3", "uapi", "machine", "inspect", "host", "hardware/smmuv3"],
 };
 const nodeRooms = new Set(["host", "cli"]);
 

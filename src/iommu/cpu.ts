@@ -2,7 +2,7 @@
 import type { AddressSpace, PhysicalMemory } from "../memory/index.ts";
 import { PAGE_SIZE } from "../memory/index.ts";
 import { type LpaeFormat, lpae } from "../pagetable/index.ts";
-import { EINVAL, refuse, type System } from "../runtime/index.ts";
+import { EINVAL, IdAllocator, refuse, type System } from "../runtime/index.ts";
 import { Mm } from "./mm.ts";
 
 /** What user addresses have, in bits. */
@@ -25,6 +25,8 @@ export class Cpu {
   readonly format: LpaeFormat;
   readonly asidBits: 8 | 16;
   readonly sharesTables: boolean;
+  /** What tells the TLB entries of processes apart, of those that keep theirs. */
+  readonly asids: IdAllocator;
   private readonly mms = new Map<AddressSpace, Mm>();
 
   constructor(system: System, memory: PhysicalMemory, options: CpuOptions = {}) {
@@ -32,6 +34,7 @@ export class Cpu {
     this.system = system;
     this.memory = memory;
     this.asidBits = asidBits;
+    this.asids = new IdAllocator(1, 2 ** asidBits - 1);
     this.sharesTables = sharesTables;
     this.format = lpae({ stage: 1, granule: PAGE_SIZE, inputBits: VIRTUAL_BITS, outputBits: physicalBits });
   }

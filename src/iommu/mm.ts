@@ -20,7 +20,7 @@
  * Lock order: none. Whatever changes the table runs through in one go; only the wait for a change to end can block.
  */
 import { type AddressSpace, type MmNotifier, PAGE_EXECUTE, PAGE_READ, PAGE_SIZE, PAGE_WRITE } from "../memory/index.ts";
-import { PageTable, PROT_CACHE, PROT_NOEXEC, PROT_READ, PROT_WRITE } from "../pagetable/index.ts";
+import { type LpaeFormat, PageTable, PROT_CACHE, PROT_NOEXEC, PROT_READ, PROT_WRITE } from "../pagetable/index.ts";
 import {
   EFAULT,
   type Holder,
@@ -65,6 +65,9 @@ export class Mm implements MmNotifier {
   private readonly changes: WaitQueue;
   private readonly freed: (() => void)[] = [];
   private gone = false;
+  /** The CPU's, while somebody shares it. */
+  private asid = 0;
+  private asidPins = 0;
 
   /** Refusal ENOMEM. Made by {@link Cpu.mmOf}: one for each address space. */
   constructor(cpu: Cpu, space: AddressSpace) {
@@ -85,6 +88,29 @@ export class Mm implements MmNotifier {
   /** The process is gone. */
   get released(): boolean {
     return this.gone;
+  }
+
+  get root(): number {
+    return this.table.root;
+  }
+
+  get format(): LpaeFormat {
+    return this.cpu.format;
+  }
+
+  /** The ASID that the CPU uses for it, which stays until {@link unpinAsid}; 0 if the process is gone, or none is left. */
+  pinAsid(): number {
+    if (this.asidPins === 0) {
+      if (this.gone) return 0;
+      this.asid = this.cpu.asids.allocate() ?? 0;
+      if (this.asid === 0) return 0;
+    }
+    this.asidPins++;
+    return this.asid;
+  }
+
+  unpinAsid(): void {
+    if (--this.asidPins === 0) this.cpu.asids.free(this.asid);
   }
 
   /** Keeps it until {@link put}, whatever becomes of the process. */

@@ -82,6 +82,20 @@ export class DomainInvalidation {
     if (unused) yield* this.commands.sync();
   }
 
+  /** What has translations under one tag may soon have them under another as well. */
+  addLike(known: InvalidationTarget, target: InvalidationTarget): void {
+    const users = this.find(known)?.users ?? 0;
+    if (users === 0) return;
+    this.add([target]);
+    this.find(target)!.users = users;
+  }
+
+  /** Nothing has translations under this tag any more, and the hardware has forgotten them. */
+  drop(target: InvalidationTarget): void {
+    const known = this.find(target);
+    if (known !== undefined) this.targets.splice(this.targets.indexOf(known), 1);
+  }
+
   /**
    * Once waited for, no access uses a translation that was in the range. Nothing to wait for if that is so at once.
    * Nothing to do while the domain is not used.
