@@ -220,7 +220,7 @@ describe("a mistake is told with file, line and column, and with what would be r
     [
       "a wrong driver",
       "devices: [{ model: edu, driver: vfio }]",
-      lab(1, 33, 'devices[0].driver is "vfio"; it must be one of vfio-pci, none'),
+      lab(1, 33, 'devices[0].driver is "vfio"; it must be one of vfio-pci, uacce, none'),
     ],
     [
       "a size without its unit",

@@ -14,17 +14,15 @@
  * Lock order: uacce.device → the core's (bind and unbind, the default domain). A driver's own commands run outside of the
  * mutex, since they may wait; they look for themselves whether the queue is still theirs.
  */
+import type { Device, Sva, SvaHandle } from "../iommu/index.ts";
 import type { File, Process } from "../memory/index.ts";
 import type { PciFunction } from "../pci/index.ts";
 import { EINVAL, Mutex, refuse, type System, type Task } from "../runtime/index.ts";
 import type { Accelerator } from "./accelerator.ts";
 import { QueueFile } from "./queue-file.ts";
 
-/** A process's address space, bound to a device. */
-export interface Binding {
-  readonly pasid: number;
-  unbind(): Task<void>;
-}
+/** What binds address spaces to devices. */
+export type Binder = Pick<Sva, "bind" | "unbind">;
 
 export interface UacceDeviceOptions {
   readonly system: System;
@@ -33,9 +31,10 @@ export interface UacceDeviceOptions {
   /** N of `/dev/NAME-N`, over all accelerators. */
   readonly number: number;
   readonly member: PciFunction;
+  /** The same function, as the core knows it. */
+  readonly device: Device;
   readonly accelerator: Accelerator;
-  /** Binds the address space of a process. Refusals: the core's. */
-  readonly bind: (process: Process) => Task<Binding>;
+  readonly sva: Binder;
   /** Told when what sysfs says may have changed. */
   readonly onChange: (device: UacceDevice) => void;
 }
@@ -49,18 +48,20 @@ export class UacceDevice {
   /** Held over what is done with a file of it, but for the driver's own commands. */
   readonly mutex: Mutex;
   private readonly system: System;
-  private readonly bind: UacceDeviceOptions["bind"];
+  private readonly device: Device;
+  private readonly sva: Binder;
   private readonly onChange: UacceDeviceOptions["onChange"];
   private readonly files = new Set<QueueFile>();
   private isRemoved = false;
 
-  constructor({ system, kind, number, member, accelerator, bind, onChange }: UacceDeviceOptions) {
+  constructor({ system, kind, number, member, device, accelerator, sva, onChange }: UacceDeviceOptions) {
     this.system = system;
     this.name = `${kind}-${number}`;
     this.number = number;
     this.member = member;
     this.accelerator = accelerator;
-    this.bind = bind;
+    this.device = device;
+    this.sva = sva;
     this.onChange = onChange;
     this.mutex = new Mutex(system, "uacce.device");
   }
@@ -76,20 +77,25 @@ export class UacceDevice {
     try {
       if (this.isRemoved) refuse(EINVAL, () => `${this.name} was removed`);
       this.system.failures.point("uacce.queue.open");
-      const binding = yield* this.bind(process);
+      const handle = yield* this.sva.bind(this.device, process.memory);
       try {
-        const queue = yield* this.accelerator.getQueue(binding.pasid);
-        const file = new QueueFile(this, { queue, binding });
+        const queue = yield* this.accelerator.getQueue(handle.pasid);
+        const file = new QueueFile(this, { queue, handle });
         this.files.add(file);
-        this.tell("uacce.queue.open", { pid: process.pid, pasid: binding.pasid });
+        this.tell("uacce.queue.open", { pid: process.pid, pasid: handle.pasid });
         return file;
       } catch (error) {
-        yield* binding.unbind();
+        yield* this.sva.unbind(handle);
         throw error;
       }
     } finally {
       this.mutex.release();
     }
+  }
+
+  /** A file has no queue any more: its process is out of the device's reach. Cannot fail. */
+  *unbind(handle: SvaHandle): Task<void> {
+    yield* this.sva.unbind(handle);
   }
 
   /** A file is closed. */

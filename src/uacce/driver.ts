@@ -1,6 +1,6 @@
 // Runs in a browser.
 import { type Device, groupOf } from "../iommu/index.ts";
-import type { PhysicalMemory, Process } from "../memory/index.ts";
+import type { PhysicalMemory } from "../memory/index.ts";
 import {
   COMMAND,
   COMMAND_MASTER,
@@ -12,7 +12,7 @@ import {
 import { EINVAL, ENOSPC, IdAllocator, refuse, type System, type Task } from "../runtime/index.ts";
 import { CopyEngineAccelerator } from "./copy-engine.ts";
 import { CopyRegisters } from "./copy-registers.ts";
-import { type Binding, UacceDevice } from "./device.ts";
+import { type Binder, UacceDevice } from "./device.ts";
 
 /** Minor numbers of the character device region. */
 const LAST_NUMBER = 0xfffff;
@@ -21,7 +21,7 @@ export interface UacceOptions {
   readonly memory: PhysicalMemory;
   /** What the core has of a function. */
   readonly device: (member: PciFunction) => Device | undefined;
-  readonly bind: (device: Device, process: Process) => Task<Binding>;
+  readonly sva: Binder;
   /** Told when what sysfs says of a device may have changed. */
   readonly onChange?: (device: UacceDevice) => void;
 }
@@ -97,8 +97,9 @@ export class UacceDriver implements PciDriver {
         kind: "copy_engine",
         number,
         member,
+        device,
         accelerator,
-        bind: (process) => options.bind(device, process),
+        sva: options.sva,
         onChange: (changed) => options.onChange?.(changed),
       });
       return { uacce, device, vectors };

@@ -1,4 +1,4 @@
 // Runs in a browser.
-export { type Binding, UacceDevice } from "./device.ts";
+export { UacceDevice } from "./device.ts";
 export { UacceDriver } from "./driver.ts";
 export { uacceNodes, uaccePath } from "./sysfs.ts";

@@ -1,9 +1,10 @@
 // Runs in a browser.
+import type { SvaHandle } from "../iommu/index.ts";
 import { type File, type FileWindow, type MmapRequest, PAGE_SIZE, type Process } from "../memory/index.ts";
 import { EEXIST, EINVAL, ENXIO, refuse, type Task } from "../runtime/index.ts";
 import { requestName, UACCE_PUT_Q, UACCE_START_Q } from "../uapi/index.ts";
 import type { AcceleratorQueue, Region } from "./accelerator.ts";
-import type { Binding, UacceDevice } from "./device.ts";
+import type { UacceDevice } from "./device.ts";
 
 /** By page offset. */
 const REGIONS: readonly Region[] = ["mmio", "dus"];
@@ -11,7 +12,7 @@ const REGIONS: readonly Region[] = ["mmio", "dus"];
 /** What an open file has of its device. */
 export interface OpenQueue {
   readonly queue: AcceleratorQueue;
-  readonly binding: Binding;
+  readonly handle: SvaHandle;
 }
 
 /** An open file of an accelerator: one of its queues. The states are Linux's: INIT, STARTED, and ZOMBIE for good. */
@@ -91,7 +92,7 @@ export class QueueFile implements File {
     yield* this.stop();
     this.state = "zombie";
     yield* this.opened.queue.put();
-    yield* this.opened.binding.unbind();
+    yield* this.device.unbind(this.opened.handle);
     this.device.tell("uacce.queue.put", {});
     this.onReadable?.();
   }
@@ -100,7 +101,7 @@ export class QueueFile implements File {
     if (this.state !== "init") refuse(EINVAL, () => `the queue of ${this.label} is started already`);
     yield* this.opened.queue.start();
     this.state = "started";
-    this.device.tell("uacce.queue.start", { pasid: this.opened.binding.pasid });
+    this.device.tell("uacce.queue.start", { pasid: this.opened.handle.pasid });
   }
 
   private *stop(): Task<void> {

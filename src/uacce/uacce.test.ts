@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { CopyEngine } from "../hardware/devices/index.ts";
-import { FakeDriver, FakePagingDomain, fakeInstance } from "../iommu/fake-driver.test-support.ts";
-import { Device, IommuCore } from "../iommu/index.ts";
-import { type File, type FileNode, LibraryProcess, PhysicalMemory, type Process } from "../memory/index.ts";
+import { FakeDriver, type FakePagingDomain, fakeInstance } from "../iommu/fake-driver.test-support.ts";
+import { Device, IommuCore, type SvaHandle } from "../iommu/index.ts";
+import { type AddressSpace, type File, type FileNode, LibraryProcess, PhysicalMemory } from "../memory/index.ts";
 import { type DmaTarget, express, MsiController, PciHost, pasid } from "../pci/index.ts";
 import {
   EAGAIN,
@@ -29,8 +29,8 @@ import {
   UACCE_PUT_Q,
   UACCE_START_Q,
 } from "../uapi/index.ts";
-import type { QueueFile } from "./queue-file.ts";
 import { UacceDriver, uacceNodes } from "./index.ts";
+import type { QueueFile } from "./queue-file.ts";
 
 const SCRATCH_PAGES = 1;
 
@@ -42,7 +42,7 @@ function world({ queues = 2, engines = 1 } = {}) {
   const driver = new FakeDriver(core);
   const run = <T>(code: Task<T>): T => system.run("test", code);
   run(core.register(fakeInstance(driver, "iommu", 32)));
-  const bound = new Map<number, Process>();
+  const bound = new Map<number, AddressSpace>();
   const held = { pages: new Set<bigint>(), released: new WaitQueue(system, "held access") };
   const devices = new Map<number, Device>();
   const target: DmaTarget = {
@@ -55,7 +55,7 @@ function world({ queues = 2, engines = 1 } = {}) {
       }
       yield* held.released.until(() => !held.pages.has(address / 4096n));
       try {
-        const space = bound.get(pasidOf)!.memory;
+        const space = bound.get(pasidOf)!;
         if (write) space.write(address, bytes);
         else space.read(address, bytes);
         return true;
@@ -82,16 +82,16 @@ function world({ queues = 2, engines = 1 } = {}) {
   const uacce = new UacceDriver(system, {
     memory,
     device: (member) => devices.get(member.requesterId),
-    *bind(_device, process) {
-      const number = process.pid;
-      bound.set(number, process);
-      binds++;
-      return {
-        pasid: number,
-        *unbind() {
-          binds--;
-        },
-      };
+    sva: {
+      *bind(_device, space) {
+        const number = Number(space.label.replace("process ", ""));
+        bound.set(number, space);
+        binds++;
+        return { pasid: number } as SvaHandle;
+      },
+      *unbind() {
+        binds--;
+      },
     },
   });
   host.drivers.register(uacce);
