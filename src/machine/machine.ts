@@ -7,7 +7,7 @@
  * then each device by the core, then drivers are bound; powering down is the mirror image.
  */
 import { MockBus, MockDriver } from "../drivers/mock/index.ts";
-import { Device, groupNodes, IommuCore } from "../iommu/index.ts";
+import { Cpu, Device, groupNodes, IommuCore, Sva } from "../iommu/index.ts";
 import { IommufdContext } from "../iommufd/index.ts";
 import { CHUNK_SIZE, type FileNode, PhysicalMemory } from "../memory/index.ts";
 import { devicePath, MsiController, type PciFunction, PciHost, pciNodes } from "../pci/index.ts";
@@ -49,6 +49,8 @@ export class Machine {
   readonly system: System;
   readonly memory: PhysicalMemory;
   readonly core: IommuCore;
+  /** Where drivers let devices use the memory of processes. */
+  readonly sva: Sva;
   readonly pci: PciHost;
   readonly vfio: VfioPciDriver;
   readonly files: MachineFiles;
@@ -69,6 +71,7 @@ export class Machine {
     // Right behind RAM, so that pages of clients are in reach of every output address size.
     this.memory = new PhysicalMemory(this.system, { ram: [{ base, size }], foreignBase: base + size + CHUNK_SIZE });
     this.core = new IommuCore(this.system, { defaultDomain: description.defaultDomain });
+    this.sva = new Sva(this.system, new Cpu(this.system, this.memory));
     this.router = new DmaRouter(this.memory);
     this.pci = new PciHost(this.system, { target: this.router, interrupts: new MsiController(DOORBELL) });
     this.maker = new IommuMaker(this.system, this.memory, {
