@@ -94,7 +94,7 @@ interface AnyDeviceDescription {
   /** Name of the IOMMU that translates its DMA, if any. */
   readonly iommu: string | undefined;
   /** The driver bound to it, if any. */
-  readonly driver: "vfio-pci" | undefined;
+  readonly driver: "vfio-pci" | "uacce" | undefined;
   readonly capabilities: CapabilityDescription;
 }
 
