@@ -157,7 +157,7 @@ export class Machine {
     const firmware = iommu && {
       instance: iommu.instance.name,
       streamIds: [member.requesterId],
-      canStall: canStall(description),
+      canStall: description.canStall,
     };
     const device = new Device({ name: member.name, pci: member, firmware });
     this.deviceOf.set(member, device);
@@ -198,9 +198,4 @@ export class Machine {
   private pathOf(device: Device): string {
     return device.pci === undefined ? `/sys/devices/${device.name}` : devicePath(device.pci);
   }
-}
-
-/** What the firmware says of a device: the IOMMU may keep its accesses waiting. */
-function canStall({ model, options }: DeviceDescription): boolean {
-  return model === "copy-engine" && options.stalls;
 }

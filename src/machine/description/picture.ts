@@ -145,6 +145,7 @@ function capabilityWords(device: DeviceDescription): string {
     ats ? "ATS" : "",
     pri ? "PRI" : "",
     pasidBits > 0 ? `${pasidBits}-bit PASIDs` : "",
+    device.canStall ? "waits for pages" : "",
     ...modelWords(device),
   ];
   return words.filter((word) => word !== "").join(", ");
@@ -152,7 +153,7 @@ function capabilityWords(device: DeviceDescription): string {
 
 function modelWords({ model, options }: DeviceDescription): string[] {
   if (model === "edu") return [`${options.dmaMaskBits}-bit DMA addresses`];
-  return [`${options.queues} queues`, options.stalls ? "waits for pages" : "does not wait for pages"];
+  return [`${options.queues} queues`];
 }
 
 /** `"4 KiB"`, `"1 GiB"`; the largest unit that leaves a whole number. */

@@ -254,6 +254,7 @@ function resolveDevices(
         multifunction: functionsOf(device) > 1,
         iommu: iommu?.name,
         driver: resolveDriver(input, path, iommu, report),
+        canStall: resolveStalls(input, path, iommu, report),
         capabilities: resolveCapabilities(input, [...path, "capabilities"], report),
       };
       return Array.from({ length: count }, (_, number) => ({
@@ -396,10 +397,24 @@ function whyNotUacce({ model }: DeviceInput, iommu: IommuDescription | undefined
   return iommu.kind === "smmuv3" && iommu.features.pasidBits > 0 ? undefined : `${iommu.name} has no PASIDs`;
 }
 
+function resolveStalls(
+  { model, canStall }: DeviceInput,
+  path: Path,
+  iommu: IommuDescription | undefined,
+  report: Report,
+): boolean {
+  const isPossible = iommu?.kind === "smmuv3";
+  if (canStall && iommu !== undefined && !isPossible) {
+    const where = nameOf([...path, "canStall"]);
+    report([...path, "canStall"], `${where} is true, but only an smmuv3 stalls, and ${iommu.name} is a ${iommu.kind}`);
+  }
+  return canStall ?? (model === "copy-engine" && isPossible);
+}
+
 /** Which options belong to which model. */
 const OPTIONS_OF: Readonly<Record<DeviceInput["model"], readonly string[]>> = {
   edu: ["dmaMask"],
-  "copy-engine": ["queues", "stalls"],
+  "copy-engine": ["queues"],
 };
 
 function resolveModel(
@@ -413,7 +428,7 @@ function resolveModel(
     report(where, `${nameOf(where)} is no option of ${model}; it has ${OPTIONS_OF[model].join(" and ")}`, "key");
   }
   if (model === "edu") return { model, options: { dmaMaskBits: options.dmaMask ?? 28 } };
-  return { model, options: { queues: options.queues ?? 4, stalls: options.stalls ?? true } };
+  return { model, options: { queues: options.queues ?? 4 } };
 }
 
 function resolveCapabilities(device: DeviceInput, path: Path, report: Report): CapabilityDescription {

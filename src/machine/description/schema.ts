@@ -196,6 +196,11 @@ export const machineSchema = {
               "The driver bound to it: uacce (the default of a copy-engine whose IOMMU has PASIDs), vfio-pci (of others behind an IOMMU) or none.",
             enum: DRIVERS,
           },
+          canStall: {
+            description:
+              "An access without translation waits until software answers: the firmware's dma-can-stall. Needs an smmuv3. True for a copy-engine behind one, else false, if absent.",
+            type: "boolean",
+          },
           capabilities: {
             description: "What its configuration space offers beyond the model's own.",
             type: "object",
@@ -235,11 +240,6 @@ export const machineSchema = {
                 type: "integer",
                 minimum: 1,
                 maximum: 8,
-              },
-              stalls: {
-                description:
-                  "copy-engine: an access without translation waits for one (true, the default), or ends its job with an error.",
-                type: "boolean",
               },
             },
           },

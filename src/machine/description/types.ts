@@ -95,6 +95,8 @@ interface AnyDeviceDescription {
   readonly iommu: string | undefined;
   /** The driver bound to it, if any. */
   readonly driver: "vfio-pci" | "uacce" | undefined;
+  /** The firmware says so: an access without translation waits until software answers. */
+  readonly canStall: boolean;
   readonly capabilities: CapabilityDescription;
 }
 
@@ -121,8 +123,6 @@ export interface EduOptions {
 
 export interface CopyEngineOptions {
   readonly queues: number;
-  /** An access without translation waits for one if software can bring it; otherwise it ends the job. */
-  readonly stalls: boolean;
 }
 
 /** `"00:01.0"`. */
