@@ -40,7 +40,7 @@ class Program extends LibraryClient {
     return this.outcome(fd, this.submit(fd, source, destination, length));
   }
 
-  text(address: number, length: number): string {
+  stringAt(address: number, length: number): string {
     const bytes = new Uint8Array(length);
     this.process.memory.read(address, bytes);
     return new TextDecoder().decode(bytes);
@@ -76,7 +76,7 @@ describe("the accelerators of the machine sva", () => {
     for (const [index, fd] of queues.entries()) {
       const to = memory + (2 * index + 2) * PAGE_SIZE - 3;
       expect(program.copy(fd, memory + 4090, to, 20)).toEqual({ status: COPY_DONE, copied: 20 });
-      expect(program.text(to, 20)).toBe("over a page boundary");
+      expect(program.stringAt(to, 20)).toBe("over a page boundary");
     }
     expect(made.sva.mms.length).toBe(1);
     for (const fd of queues) program.close(fd);
@@ -119,7 +119,7 @@ describe("the accelerators of the machine sva", () => {
     const queues = [first.queue(0), second.queue(0)];
     first.copy(queues[0], address, address + PAGE_SIZE, 5);
     second.copy(queues[1], address, address + PAGE_SIZE, 5);
-    expect([first, second].map((program) => program.text(address + PAGE_SIZE, 5))).toEqual(["first", "other"]);
+    expect([first, second].map((program) => program.stringAt(address + PAGE_SIZE, 5))).toEqual(["first", "other"]);
   });
 
   it("give a forked child nothing and the parent its own pages", () => {
@@ -134,7 +134,7 @@ describe("the accelerators of the machine sva", () => {
     expect(parent.copy(fd, address, address + PAGE_SIZE, 6)).toEqual({ status: COPY_DONE, copied: 6 });
     const bytes = new Uint8Array(6);
     child.memory.read(address + PAGE_SIZE, bytes);
-    expect([new TextDecoder().decode(bytes), parent.text(address + PAGE_SIZE, 6)]).toEqual(["before", "parent"]);
+    expect([new TextDecoder().decode(bytes), parent.stringAt(address + PAGE_SIZE, 6)]).toEqual(["before", "parent"]);
   });
 
   it("let go of a process that ends with jobs in flight and queues open", () => {

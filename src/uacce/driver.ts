@@ -1,12 +1,14 @@
 // Runs in a browser.
-import { type Device, groupOf } from "../iommu/index.ts";
+import type { Device } from "../iommu/index.ts";
 import type { PhysicalMemory } from "../memory/index.ts";
 import {
   COMMAND,
   COMMAND_MASTER,
+  DEVICE_ID,
   enableVectors,
   type PciDriver,
   type PciFunction,
+  VENDOR_ID,
   type Vectors,
 } from "../pci/index.ts";
 import { EINVAL, ENOSPC, IdAllocator, refuse, type System, type Task } from "../runtime/index.ts";
@@ -14,6 +16,8 @@ import { CopyEngineAccelerator } from "./copy-engine.ts";
 import { CopyRegisters } from "./copy-registers.ts";
 import { type Binder, UacceDevice } from "./device.ts";
 
+const VENDOR = 0x1234;
+const COPY_ENGINE = 0xc0e1;
 /** Minor numbers of the character device region. */
 const LAST_NUMBER = 0xfffff;
 
@@ -45,27 +49,23 @@ export class UacceDriver implements PciDriver {
     this.options = options;
   }
 
+  matches(member: PciFunction): boolean {
+    return member.readConfig(VENDOR_ID, 2) === VENDOR && member.readConfig(DEVICE_ID, 2) === COPY_ENGINE;
+  }
+
   /** In the order in which they were bound. */
   get devices(): readonly UacceDevice[] {
     return [...this.bound.values()].map(({ uacce }) => uacce);
   }
 
-  /** EINVAL for what is no copy engine, or cannot send PASIDs through an IOMMU; EBUSY if somebody owns its group; ENOSPC. */
+  /** EINVAL for what is no copy engine, or cannot send PASIDs through an IOMMU; ENOSPC. */
   *probe(member: PciFunction): Task<void> {
     const device = this.options.device(member);
     if (device?.iommu === undefined) refuse(EINVAL, () => `${member.name} is behind no IOMMU`);
     if (device.iommu.maxPasids === 0) refuse(EINVAL, () => `${member.name} and its IOMMU have no PASIDs in common`);
-    const registers = new CopyRegisters(member);
-    const group = groupOf(device);
-    yield* group.useDefaultDomain(device);
-    try {
-      const bound = this.setUp(member, device, registers);
-      this.bound.set(member, bound);
-      device.driver = this.name;
-    } catch (error) {
-      yield* group.unuseDefaultDomain();
-      throw error;
-    }
+    yield* this.system.tasks.point();
+    this.bound.set(member, this.setUp(member, device, new CopyRegisters(member)));
+    device.driver = this.name;
   }
 
   *remove(member: PciFunction): Task<void> {
@@ -79,7 +79,6 @@ export class UacceDriver implements PciDriver {
     member.enableCount--;
     device.driver = undefined;
     this.numbers.free(uacce.number);
-    yield* groupOf(device).unuseDefaultDomain();
   }
 
   private setUp(member: PciFunction, device: Device, registers: CopyRegisters): Bound {

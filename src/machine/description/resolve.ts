@@ -17,6 +17,7 @@ import {
   type MemoryDescription,
   type PciAddress,
   pciAddress,
+  type RegionDescription,
   type SmmuFeatureDescription,
   type VirtioIommuFeatureDescription,
 } from "./types.ts";
@@ -254,6 +255,9 @@ function resolveDevices(
         multifunction: functionsOf(device) > 1,
         iommu: iommu?.name,
         driver: resolveDriver(input, path, iommu, report),
+        untrusted: input.untrusted ?? false,
+        defaultDomain: resolveDefaultDomain(input, path, report),
+        reserved: resolveReserved(input, path, iommu, report),
         canStall: resolveStalls(input, path, iommu, report),
         capabilities: resolveCapabilities(input, [...path, "capabilities"], report),
       };
@@ -371,6 +375,13 @@ function resolveDriver(
   iommu: IommuDescription | undefined,
   report: Report,
 ): DeviceDescription["driver"] {
+  if (input.driver === "edu") {
+    if (input.model !== "edu") {
+      const where = [...path, "driver"];
+      report(where, `${nameOf(where)} is edu, which does not match a ${input.model}; vfio-pci or none is right`);
+    }
+    return "edu";
+  }
   const { driver } = input;
   const obstacles = { "vfio-pci": whyNotVfio(iommu), uacce: whyNotUacce(input, iommu) };
   if (driver === "vfio-pci" || driver === "uacce") {
@@ -395,6 +406,39 @@ function whyNotUacce({ model }: DeviceInput, iommu: IommuDescription | undefined
   if (model !== "copy-engine") return `it drives a copy-engine, and this is ${model}`;
   if (iommu === undefined) return "the device has no IOMMU";
   return iommu.kind === "smmuv3" && iommu.features.pasidBits > 0 ? undefined : `${iommu.name} has no PASIDs`;
+}
+
+function resolveDefaultDomain(input: DeviceInput, path: Path, report: Report): DeviceDescription["defaultDomain"] {
+  if (input.untrusted && input.defaultDomain === "identity") {
+    const where = [...path, "defaultDomain"];
+    report(where, `${nameOf(where)} is identity, but an untrusted device is never given all of memory; dma is right`);
+  }
+  return input.defaultDomain;
+}
+
+function resolveReserved(
+  { reserved = [] }: DeviceInput,
+  path: Path,
+  iommu: IommuDescription | undefined,
+  report: Report,
+): RegionDescription[] {
+  const list = [...path, "reserved"];
+  if (reserved.length > 0 && iommu === undefined) {
+    report(list, `${nameOf(list)} is for an IOMMU, and the device has none; leave it out`);
+  }
+  return reserved.map((input, index) => {
+    const region = { type: input.type, start: bytes(input.start), size: bytes(input.size) };
+    const end = region.start + region.size;
+    const where = [...list, index];
+    if (region.size === 0) report([...where, "size"], `${nameOf(where)} is empty; its size must be at least 1B`);
+    if (end > PHYSICAL_END) {
+      report(
+        where,
+        `${nameOf(where)} ends at ${hex(end)}; physical addresses have 52 bits, so at most ${hex(PHYSICAL_END)}`,
+      );
+    }
+    return region;
+  });
 }
 
 function resolveStalls(
