@@ -17,6 +17,9 @@ export interface CpuOptions {
   readonly sharesTables?: boolean;
 }
 
+/** A TLB that the CPU's TLB maintenance reaches: what it has under `asid` of `size` bytes from `start` on goes, at once. */
+export type TlbInvalidation = (asid: number, start: number, size: number) => void;
+
 /** The machine's CPU, as far as devices can share something with it: the form of its page tables, and whose they are. */
 export class Cpu {
   readonly system: System;
@@ -25,8 +28,8 @@ export class Cpu {
   readonly format: LpaeFormat;
   readonly asidBits: 8 | 16;
   readonly sharesTables: boolean;
-  /** What tells the TLB entries of processes apart, of those that keep theirs. */
-  readonly asids: IdAllocator;
+  private readonly asids: IdAllocator;
+  private readonly tlbs = new Set<TlbInvalidation>();
   private readonly mms = new Map<AddressSpace, Mm>();
 
   constructor(system: System, memory: PhysicalMemory, options: CpuOptions = {}) {
@@ -49,5 +52,25 @@ export class Cpu {
       this.mms.set(space, mm);
     }
     return mm;
+  }
+
+  /** TLB maintenance is broadcast to `tlb` from now on. */
+  broadcastTo(tlb: TlbInvalidation): void {
+    this.tlbs.add(tlb);
+  }
+
+  /** The CPU's own TLB has nothing of it, and no other that hears of it. */
+  invalidateTlb(asid: number, start: number, size: number): void {
+    for (const tlb of this.tlbs) tlb(asid, start, size);
+  }
+
+  /** @internal An ASID for an mm that keeps it; 0 if none is left. */
+  takeAsid(): number {
+    return this.asids.allocate() ?? 0;
+  }
+
+  /** @internal */
+  giveAsid(asid: number): void {
+    this.asids.free(asid);
   }
 }

@@ -65,7 +65,6 @@ export class Mm implements MmNotifier {
   private readonly changes: WaitQueue;
   private readonly freed: (() => void)[] = [];
   private gone = false;
-  /** The CPU's, while somebody shares it. */
   private asid = 0;
   private asidPins = 0;
 
@@ -85,11 +84,7 @@ export class Mm implements MmNotifier {
     return `the memory of ${this.space.label}`;
   }
 
-  /** The process is gone. */
-  get released(): boolean {
-    return this.gone;
-  }
-
+  /** Physical address of the root table, and the form of all of them. */
   get root(): number {
     return this.table.root;
   }
@@ -98,19 +93,9 @@ export class Mm implements MmNotifier {
     return this.cpu.format;
   }
 
-  /** The ASID that the CPU uses for it, which stays until {@link unpinAsid}; 0 if the process is gone, or none is left. */
-  pinAsid(): number {
-    if (this.asidPins === 0) {
-      if (this.gone) return 0;
-      this.asid = this.cpu.asids.allocate() ?? 0;
-      if (this.asid === 0) return 0;
-    }
-    this.asidPins++;
-    return this.asid;
-  }
-
-  unpinAsid(): void {
-    if (--this.asidPins === 0) this.cpu.asids.free(this.asid);
+  /** The process is gone. */
+  get released(): boolean {
+    return this.gone;
   }
 
   /** Keeps it until {@link put}, whatever becomes of the process. */
@@ -134,6 +119,20 @@ export class Mm implements MmNotifier {
     this.freed.push(tell);
   }
 
+  /** The CPU's ASID of it, which stays until {@link unpinAsid}; 0 if the process is gone, or no ASID is left. */
+  pinAsid(): number {
+    if (this.asidPins === 0) this.asid = this.gone ? 0 : this.cpu.takeAsid();
+    if (this.asid > 0) this.asidPins++;
+    return this.asid;
+  }
+
+  /** The mirror image. What has translations under the ASID must have forgotten them. */
+  unpinAsid(): void {
+    if (--this.asidPins > 0) return;
+    this.cpu.giveAsid(this.asid);
+    this.asid = 0;
+  }
+
   /** What it returns ends that. Not after the {@link released} of the process. */
   use(user: MmUser): () => void {
     this.users.add(user);
@@ -145,7 +144,7 @@ export class Mm implements MmNotifier {
    * there is no such page, it does not give the rights, or the process is gone; ENOMEM.
    */
   *handleFault(address: bigint, rights: number): Task<void> {
-    if (address >= BigInt(this.table.format.inputEnd)) {
+    if (address >= BigInt(this.format.inputEnd)) {
       refuse(EFAULT, () => `0x${address.toString(16)} is no user address of ${this.space.label}`);
     }
     const page = Math.floor(numberOf(address) / PAGE_SIZE);
@@ -172,7 +171,8 @@ export class Mm implements MmNotifier {
 
   /** Lets the users forget all that they have of the table, which stays as it is. */
   invalidateAll(): void {
-    const everything = { start: 0, end: this.table.format.inputEnd, leafSize: 0, tables: true };
+    if (this.asid > 0) this.cpu.invalidateTlb(this.asid, 0, this.format.inputEnd);
+    const everything = { start: 0, end: this.format.inputEnd, leafSize: 0, tables: true };
     for (const user of this.users) user.invalidate(everything);
   }
 
@@ -183,6 +183,7 @@ export class Mm implements MmNotifier {
     if (first === undefined) return;
     const { gather, last } = this.takeOut(first, end);
     const gone = { start: first, end: last, leafSize: gather.leafSize, tables: gather.freedTables.length > 0 };
+    if (this.asid > 0) this.cpu.invalidateTlb(this.asid, first, last - first);
     for (const user of this.users) user.invalidate(gone);
     for (const pfn of gather.freedTables) this.cpu.memory.free(pfn);
   }
@@ -212,10 +213,11 @@ export class Mm implements MmNotifier {
     this.gone = true;
     for (const user of this.users) user.release();
     this.users.clear();
+    if (this.asid > 0) this.cpu.invalidateTlb(this.asid, 0, this.format.inputEnd);
     const { table } = this;
-    const first = table.nextMapped(0, table.format.inputEnd);
+    const first = table.nextMapped(0, this.format.inputEnd);
     if (first !== undefined) {
-      const { gather } = this.takeOut(first, table.format.inputEnd);
+      const { gather } = this.takeOut(first, this.format.inputEnd);
       for (const pfn of gather.freedTables) this.cpu.memory.free(pfn);
     }
     this.changes.wake();

@@ -98,7 +98,7 @@ export class SmmuV3Instance implements IommuInstance {
       this.contexts = new ArmContexts(system, memory, {
         label: this.label,
         asidBits: features.asidBits,
-        broadcast: false,
+        broadcast: features.broadcastTlb,
         dirtyState: features.dirtyState,
         mustStall: features.stalls === "forced",
         *flush(asid) {

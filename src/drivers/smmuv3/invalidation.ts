@@ -19,9 +19,12 @@ import {
 } from "./commands.ts";
 
 /** In the order in which they are invalidated: stage 2 before what was made through it. */
-const kindOrder = { asid: 0, vmid: 1, "stage 1 of vmid": 2 } as const;
+const kindOrder = { asid: 0, "broadcast asid": 0, vmid: 1, "stage 1 of vmid": 2 } as const;
 
-/** `asid`: stage 1 translations. `vmid`: stage 2 ones. `stage 1 of vmid`: what a guest's stage 1 made through them. */
+/**
+ * `asid`: stage 1 translations. `broadcast asid`: those of a process, whose changes the SMMU hears from the CPU. `vmid`:
+ * stage 2 ones. `stage 1 of vmid`: what a guest's stage 1 made through them.
+ */
 export interface InvalidationTarget {
   readonly kind: keyof typeof kindOrder;
   readonly tag: number;
@@ -114,7 +117,7 @@ export class DomainInvalidation {
 const RANGE_GRANULES = 2 ** 31;
 
 function pushWhole(sink: CommandSink, { kind, tag }: InvalidationTarget): void {
-  if (kind === "asid") invalidateAsid(sink, tag);
+  if (kind === "asid" || kind === "broadcast asid") invalidateAsid(sink, tag);
   else if (kind === "vmid") invalidateVmid(sink, tag);
   else invalidateStage1OfVmid(sink, tag);
 }
@@ -129,6 +132,7 @@ export function pushRange(
   request: InvalidationRequest,
   geometry: InvalidationGeometry,
 ): void {
+  if (target.kind === "broadcast asid") return;
   // A guest's own addresses say nothing about ours: everything that it made goes.
   const isBlind = target.kind === "stage 1 of vmid";
   const step = request.leafSize || geometry.granule;

@@ -42,7 +42,7 @@ export function stage1Translation(context: ArmContext, invalidation: DomainInval
       return context.label;
     },
     get targets(): InvalidationTarget[] {
-      return [{ kind: "asid", tag: context.asid }];
+      return [{ kind: context.isShared ? "broadcast asid" : "asid", tag: context.asid }];
     },
   };
 }
