@@ -1,5 +1,5 @@
 // Runs in a browser.
-import { EXTENDED_PASID, type PciFunction } from "../pci/index.ts";
+import { EXTENDED_PASID, EXTENDED_PRI, type PciFunction, physicalFunctionOf } from "../pci/index.ts";
 import type { IommuInstance } from "./driver.ts";
 import type { DeviceFaults } from "./faults.ts";
 import type { Group } from "./group.ts";
@@ -70,6 +70,11 @@ export class Device {
   get pasids(): number {
     const bits = this.pasidBits;
     return bits === 0 && this.firmware?.pasidBits !== 0 ? 0 : 2 ** bits;
+  }
+
+  /** Its page requests go through an interface that is not its own alone: the one that its physical function has for all. */
+  get sharesPageRequests(): boolean {
+    return this.pci !== undefined && physicalFunctionOf(this.pci)?.extendedCapability(EXTENDED_PRI) !== undefined;
   }
 
   /** The control register of its PASID capability; 0 without. */

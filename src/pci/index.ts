@@ -15,5 +15,6 @@ export { MsiController } from "./msi-controller.ts";
 export { MsixTable } from "./msix-table.ts";
 export { RecordedFunction, withIsolation } from "./recorded.ts";
 export { type ResetMethod, resetFunction, resetMethods, restoreState, type SavedState, saveState } from "./reset.ts";
+export { physicalFunctionOf } from "./sr-iov.ts";
 export { devicePath, pciNodes, relative } from "./sysfs.ts";
 export { enableVectors, type Vectors, vectorCapacity } from "./vectors.ts";
