@@ -61,6 +61,9 @@ describe("a machine file", () => {
           multifunction: false,
           iommu: "smmu0",
           driver: "vfio-pci",
+          untrusted: false,
+          defaultDomain: undefined,
+          reserved: [],
           canStall: false,
           capabilities: { express: false, acs: false, ats: false, pri: false, pasidBits: 0 },
           options: { dmaMaskBits: 28 },
@@ -216,12 +219,12 @@ describe("a mistake is told with file, line and column, and with what would be r
     [
       "a wrong choice",
       "defaultDomain: identiy",
-      lab(1, 16, 'defaultDomain is "identiy"; it must be one of dma, identity; did you mean identity?'),
+      lab(1, 16, 'defaultDomain is "identiy"; it must be one of dma, dma-fq, identity; did you mean identity?'),
     ],
     [
       "a wrong driver",
       "devices: [{ model: edu, driver: vfio }]",
-      lab(1, 33, 'devices[0].driver is "vfio"; it must be one of vfio-pci, none'),
+      lab(1, 33, 'devices[0].driver is "vfio"; it must be one of vfio-pci, edu, none'),
     ],
     [
       "a size without its unit",

@@ -29,7 +29,6 @@ export interface PagingOptions {
 
 export class SmmuV3PagingDomain extends PagingDomain {
   readonly label: string;
-  readonly type = "unmanaged";
   readonly owner: IommuDriver;
   readonly instance: SmmuV3Instance;
   readonly stage: 1 | 2;

@@ -14,7 +14,8 @@
  * `viommu.ts`: stage 1 of its own in `nested-domain.ts`, by an STE checked in `guest-stream-entry.ts`; its commands in
  * `guest-commands.ts`.
  *
- * Always true: a reserved stream has a valid STE, which aborts unless its master is attached; an ASID or VMID that no
+ * Always true: a reserved stream has a valid STE, which aborts unless its master is attached (or was, and its direct regions
+ * must stay mapped: then it bypasses); an ASID or VMID that no
  * STE or CD names has no entry in the TLB; between CONS and PROD of the command queue lie complete commands.
  * For a moment false: what is translated while it changes is the old or the new, see `attach.ts`; with a stream table of
  * one level an STE that cannot change in one step is invalid in between.
@@ -147,7 +148,8 @@ export class SmmuV3Driver implements IommuDriver {
   *releaseDevice(device: Device): Task<void> {
     const { instance, streamIds, translation, pasids, contextTable } = masterOf(device);
     assert(pasids.size === 0, () => `${device.label} is released while ${pasids.size} of its PASIDs translate`);
-    assert(translation.kind === "abort", () => `${device.label} is released while it translates: ${translation.label}`);
+    const isLeft = translation.kind === (device.iommu!.requireDirect ? "bypass" : "abort");
+    assert(isLeft, () => `${device.label} is released while it translates: ${translation.label}`);
     for (const streamId of streamIds) instance.masters.delete(streamId);
     contextTable?.free();
     device.iommu!.data = undefined;

@@ -248,7 +248,9 @@ class World {
           const ipa = this.guestMaps[this.current === "guest 0" ? 0 : 1].get(address);
           return ipa === undefined ? undefined : this.hostMap.get(ipa);
         }
-        default:
+        case "parent":
+        case "host":
+        case "bypass":
           return this.hostMap.get(address);
       }
     });

@@ -63,9 +63,11 @@ function memoryWords({ memory }: MachineDescription): string {
 }
 
 function defaultDomainWords({ defaultDomain }: MachineDescription): string {
-  return defaultDomain === "identity"
-    ? "identity: devices that nobody has taken see memory untranslated"
-    : "dma: devices that nobody has taken see an empty page table";
+  return {
+    identity: "identity: devices that nobody has taken see memory untranslated",
+    dma: "dma: devices that nobody has taken see an empty page table",
+    "dma-fq": "dma-fq: devices that nobody has taken see an empty page table, invalidated lazily",
+  }[defaultDomain];
 }
 
 function iommuLines(iommu: IommuDescription): string[] {
@@ -115,11 +117,13 @@ function deviceLines({ devices }: MachineDescription): string[] {
     else
       words.push(
         `group ${group}`,
-        device.driver ? `/dev/vfio/devices/vfio${cdevs++}` : "no driver",
+        device.driver === "vfio-pci" ? `/dev/vfio/devices/vfio${cdevs++}` : `${device.driver ?? "no"} driver`,
         `behind ${device.iommu}`,
       );
     const margin = last ? " " : "│";
-    const notes = [groupReason(device, groups), capabilityWords(device)].filter((note) => note !== "").join("; ");
+    const notes = [groupReason(device, groups), firmwareWords(device), capabilityWords(device)]
+      .filter((note) => note !== "")
+      .join("; ");
     return [
       `${last ? "└─" : "├─"} ${words.join("  ")}`,
       ...wrapped(`${margin}           `, notes, `${margin}           `),
@@ -135,6 +139,15 @@ function groupReason(device: DeviceDescription, groups: ReadonlyMap<DeviceDescri
     .map(([other]) => pciAddress(other.address));
   if (others.length > 0) return `shares its group with ${others.join(", ")} (no ACS)`;
   return `alone in its group: ${device.multifunction ? "ACS keeps the functions apart" : "one function"}`;
+}
+
+function firmwareWords({ untrusted, defaultDomain, reserved }: DeviceDescription): string {
+  const words = reserved.map(
+    ({ type, start, size }) => `${type} region of ${sizeWords(size)} at 0x${start.toString(16)}`,
+  );
+  if (untrusted) words.unshift("untrusted");
+  if (defaultDomain !== undefined) words.unshift(`its default domain is always ${defaultDomain}`);
+  return words.join(", ");
 }
 
 function capabilityWords(device: DeviceDescription): string {

@@ -17,6 +17,7 @@ import {
   type MemoryDescription,
   type PciAddress,
   pciAddress,
+  type RegionDescription,
   type SmmuFeatureDescription,
   type VirtioIommuFeatureDescription,
 } from "./types.ts";
@@ -254,6 +255,9 @@ function resolveDevices(
         multifunction: functionsOf(device) > 1,
         iommu: iommu?.name,
         driver: resolveDriver(input, path, iommu, report),
+        untrusted: input.untrusted ?? false,
+        defaultDomain: resolveDefaultDomain(input, path, report),
+        reserved: resolveReserved(input, path, iommu, report),
         canStall: resolveStalls(input, path, iommu, report),
         capabilities: resolveCapabilities(input, [...path, "capabilities"], report),
       };
@@ -370,14 +374,54 @@ function resolveDriver(
   path: Path,
   iommu: IommuDescription | undefined,
   report: Report,
-): "vfio-pci" | undefined {
+): DeviceDescription["driver"] {
   if (input.driver === "none") return undefined;
+  if (input.driver === "edu") {
+    if (input.model !== "edu") {
+      const where = [...path, "driver"];
+      report(where, `${nameOf(where)} is edu, which does not match a ${input.model}; vfio-pci or none is right`);
+    }
+    return "edu";
+  }
   const fits = iommu !== undefined && (iommu.kind === "virtio-iommu" || iommu.features.coherent);
   if (input.driver === "vfio-pci" && !fits && (iommu || input.iommu === undefined || input.iommu === "none")) {
     const why = iommu ? `${iommu.name} is not coherent` : "the device has no IOMMU";
     report([...path, "driver"], `${nameOf(path)}: vfio-pci cannot be bound, since ${why}; none is right`);
   }
   return fits ? "vfio-pci" : undefined;
+}
+
+function resolveDefaultDomain(input: DeviceInput, path: Path, report: Report): DeviceDescription["defaultDomain"] {
+  if (input.untrusted && input.defaultDomain === "identity") {
+    const where = [...path, "defaultDomain"];
+    report(where, `${nameOf(where)} is identity, but an untrusted device is never given all of memory; dma is right`);
+  }
+  return input.defaultDomain;
+}
+
+function resolveReserved(
+  { reserved = [] }: DeviceInput,
+  path: Path,
+  iommu: IommuDescription | undefined,
+  report: Report,
+): RegionDescription[] {
+  const list = [...path, "reserved"];
+  if (reserved.length > 0 && iommu === undefined) {
+    report(list, `${nameOf(list)} is for an IOMMU, and the device has none; leave it out`);
+  }
+  return reserved.map((input, index) => {
+    const region = { type: input.type, start: bytes(input.start), size: bytes(input.size) };
+    const end = region.start + region.size;
+    const where = [...list, index];
+    if (region.size === 0) report([...where, "size"], `${nameOf(where)} is empty; its size must be at least 1B`);
+    if (end > PHYSICAL_END) {
+      report(
+        where,
+        `${nameOf(where)} ends at ${hex(end)}; physical addresses have 52 bits, so at most ${hex(PHYSICAL_END)}`,
+      );
+    }
+    return region;
+  });
 }
 
 function resolveStalls(
