@@ -11,8 +11,10 @@ import {
   Cpu,
   Device,
   type FirmwareSpec,
+  finishReset,
   groupNodes,
   IommuCore,
+  prepareReset,
   Sva,
   setFirmware,
   unuseDefaultDomain,
@@ -102,6 +104,10 @@ export class Machine {
     this.pci.drivers.kernelDma = {
       begin: (member) => useDefaultDomain(device(member)!),
       end: (member) => unuseDefaultDomain(device(member)!),
+    };
+    this.pci.resetWatch = {
+      prepare: (member) => prepareReset(device(member)!),
+      done: (member) => finishReset(device(member)!),
     };
     const failureFiles = new FailureFiles(this.system);
     this.files = new MachineFiles([

@@ -237,23 +237,11 @@ class World {
 
   /** What the objects say, slowly and obviously. */
   private expected(): View {
-    return PAGES.map((address) => {
-      switch (this.current) {
-        case "nothing":
-        case "abort":
-        case "invalid":
-          return undefined;
-        case "guest 0":
-        case "guest 1": {
-          const ipa = this.guestMaps[this.current === "guest 0" ? 0 : 1].get(address);
-          return ipa === undefined ? undefined : this.hostMap.get(ipa);
-        }
-        case "parent":
-        case "host":
-        case "bypass":
-          return this.hostMap.get(address);
-      }
-    });
+    const { current } = this;
+    if (current === "nothing" || current === "abort" || current === "invalid") return PAGES.map(() => undefined);
+    if (current !== "guest 0" && current !== "guest 1") return PAGES.map((address) => this.hostMap.get(address));
+    const guestMap = this.guestMaps[current === "guest 0" ? 0 : 1];
+    return PAGES.map((address) => this.hostMap.get(guestMap.get(address) ?? -1));
   }
 
   /** The ring of commands is the only memory that no translation depends on. */
