@@ -27,6 +27,7 @@ export {
   saveState,
   tryResetFunction,
 } from "./reset.ts";
+export { physicalFunctionOf } from "./sr-iov.ts";
 export { devicePath, pciNodes, relative } from "./sysfs.ts";
 export { TranslationCache } from "./translation-cache.ts";
 export { enableVectors, type Vectors, vectorCapacity } from "./vectors.ts";

@@ -12,10 +12,10 @@ import {
   PROT_READ,
   PROT_WRITE,
 } from "../../iommu/index.ts";
+import { readEntry } from "../../pasidtable/index.ts";
 import { EOPNOTSUPP } from "../../runtime/index.ts";
 import { aheadWorld } from "./ahead.test-support.ts";
 import { ATC_INV, CFGI_STE, SYNC, TLBI_NH_ASID, TLBI_NH_VA, TLBI_S2_IPA, TLBI_S12_VMALL } from "./commands.ts";
-import { readEntry } from "./entry-writer.ts";
 
 const IOVA = 0x4000_0000;
 const PAGE = 4096;
