@@ -25,6 +25,7 @@ export const SYNC = 0x46;
 
 const LEAF = 1;
 
+export const RESUME_RETRY = 1;
 export const RESUME_ABORT = 2;
 export const PRI_DENY = 0;
 

@@ -16,6 +16,7 @@ import type { Features } from "./features.ts";
 import type { SmmuV3Instance } from "./instance.ts";
 import { DomainInvalidation, type InvalidationTarget } from "./invalidation.ts";
 import { masterOf, type Translation } from "./master.ts";
+import { acceptPageRequests, ceasePageRequests } from "./page-requests.ts";
 import { stage2Entry } from "./stream-table-entry.ts";
 
 export interface PagingOptions {
@@ -78,14 +79,21 @@ export class SmmuV3PagingDomain extends PagingDomain {
     return this.table.tableFrames;
   }
 
-  /** Refusals: EINVAL for a device behind another IOMMU; ENOMEM. */
-  override *attachDevice(device: Device, _old: Domain | undefined): Task<void> {
+  /** Refusals: EINVAL for a device behind another IOMMU; EOPNOTSUPP for page requests of several stream ids; ENOMEM. */
+  override *attachDevice(device: Device, old: Domain | undefined): Task<void> {
     const master = masterOf(device);
     if (master.instance !== this.instance) {
       const { name } = device.iommu!.instance;
       refuse(EINVAL, () => `${this.label} belongs to another IOMMU than ${device.label}, which is behind ${name}`);
     }
-    yield* attach(master, this.translation);
+    acceptPageRequests(master, this);
+    try {
+      yield* attach(master, this.translation);
+    } catch (error) {
+      yield* ceasePageRequests(master, this);
+      throw error;
+    }
+    yield* ceasePageRequests(master, old);
   }
 
   override *map(iova: bigint, physical: number, size: number, prot: number): Task<void> {

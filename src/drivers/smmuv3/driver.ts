@@ -7,7 +7,7 @@
  *
  * Where things are: the ID registers as facts in `features.ts`; one SMMU with all it owns in `instance.ts`, brought up by
  * `reset.ts`; commands in `commands.ts`, their ring in `command-queue.ts`; what comes from the SMMU in `event-ring.ts`,
- * `event-record.ts`, `event-handling.ts`. A device is a `master.ts`; what its streams translate through changes in
+ * `event-record.ts`, `event-handling.ts`; a stalled transaction is a page request in `page-requests.ts`. A device is a `master.ts`; what its streams translate through changes in
  * `attach.ts`, which writes entries (`stream-table-entry.ts`, `context-descriptor.ts`) through `entry-writer.ts`. A
  * domain with a page table is in `domain.ts`; an unmap invalidates the TLB in `invalidation.ts`.
  *
@@ -31,9 +31,11 @@ import {
   type IommuCore,
   type IommuDriver,
   type IommuInstance,
+  type PageRequest,
   type PagingDomain,
   pciDeviceGroup,
   type ReservedRegion,
+  type ResponseCode,
   singleDeviceGroup,
   type UserData,
 } from "../../iommu/index.ts";
@@ -47,6 +49,7 @@ import { readFeatures } from "./features.ts";
 import { hardwareInfo } from "./hardware-info.ts";
 import { SmmuV3Instance, type SmmuV3Options } from "./instance.ts";
 import { type Master, masterOf } from "./master.ts";
+import { answerStalled } from "./page-requests.ts";
 import type { InterruptLine } from "./registers.ts";
 import { disableSmmu, resetSmmu } from "./reset.ts";
 import { StaticDomain } from "./static-domains.ts";
@@ -117,6 +120,7 @@ export class SmmuV3Driver implements IommuDriver {
       canStall: features.stalls === "forced" || (features.stalls === "possible" && device.firmware?.canStall === true),
       contextTable: undefined,
       translation: { kind: "abort", label: "nothing" },
+      faultingAttachments: 0,
     };
     for (const streamId of streamIds) masters.set(streamId, master);
     device.iommu!.data = master;
@@ -165,6 +169,10 @@ export class SmmuV3Driver implements IommuDriver {
 
   hardwareInfo(device: Device, requested: number): { readonly type: number; readonly bytes: Uint8Array } {
     return hardwareInfo(masterOf(device).instance, requested);
+  }
+
+  *pageResponse(device: Device, { group }: PageRequest, code: ResponseCode): Task<void> {
+    answerStalled(masterOf(device), group, code);
   }
 }
 

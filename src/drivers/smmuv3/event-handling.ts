@@ -2,13 +2,14 @@
 /**
  * What happens on the SMMU's interrupts.
  *
- * Events are read by a task of their own, since answering may wait. Each is told to whoever listens. A stalled
- * transaction gets exactly one answer (invariant 35); nobody can resolve a fault here, so the answer is always abort.
+ * Events are read by a task of their own, since answering may wait. Each is told to whoever listens. A stalled transaction
+ * becomes a page request: see `page-requests.ts`.
  */
 import type { Task } from "../../runtime/index.ts";
-import { PRI_DENY, RESUME_ABORT, respondToPageRequest, resume } from "./commands.ts";
+import { PRI_DENY, respondToPageRequest } from "./commands.ts";
 import { decodeEvent, type EventRecord, explainEvent } from "./event-record.ts";
 import type { SmmuV3Instance } from "./instance.ts";
+import { reportStalled } from "./page-requests.ts";
 import {
   GERROR,
   GERROR_CMDQ_ERR,
@@ -30,23 +31,20 @@ export function handleInterrupt(instance: SmmuV3Instance, line: InterruptLine): 
 function* handleEvents(instance: SmmuV3Instance): Task<void> {
   const { events, system } = instance;
   for (let words = events.take(); words !== undefined; words = events.take()) {
-    handleEvent(instance, decodeEvent(instance.name, words));
+    yield* handleEvent(instance, decodeEvent(instance.name, words));
     if (system.tasks.exploring) yield* system.tasks.point();
   }
   if (events.acknowledgeOverflow()) warn(instance, "the event queue was full: events are lost");
 }
 
-function handleEvent(instance: SmmuV3Instance, event: EventRecord): void {
-  const { system, driver, masters, commands } = instance;
+function* handleEvent(instance: SmmuV3Instance, event: EventRecord): Task<void> {
+  const { system, driver, masters } = instance;
   const explain = (): string => explainEvent(event, masters.get(event.streamId)?.device.name);
   driver.onEvent?.(event, explain);
   if (system.events.on) {
     system.events.emit({ kind: "smmuv3.event.receive", instance: instance.name, name: event.name, text: explain() });
   }
-  if (event.stallTag !== undefined) {
-    resume(commands, event.streamId, event.stallTag, RESUME_ABORT);
-    commands.publish();
-  }
+  if (event.stallTag !== undefined) yield* reportStalled(instance, event, event.stallTag);
 }
 
 /** There is nobody to bring pages in: every group of requests is denied. */

@@ -18,6 +18,8 @@ export interface Master {
   contextTable: ContextTable | undefined;
   /** What its STEs say. */
   translation: Translation;
+  /** Attachments, of its own traffic and of PASIDs, to domains that take page requests; 0 if it cannot stall. */
+  faultingAttachments: number;
 }
 
 /** What a master's STEs say, and so what it may leave in the TLB. */

@@ -3,6 +3,7 @@ import { type Device, Domain } from "../../iommu/index.ts";
 import type { Task } from "../../runtime/index.ts";
 import { attach } from "./attach.ts";
 import { masterOf, type Translation } from "./master.ts";
+import { ceasePageRequests } from "./page-requests.ts";
 
 /** A domain without a table, one for all devices of all SMMUs: it belongs to nobody and is never freed. */
 export class StaticDomain extends Domain {
@@ -18,8 +19,10 @@ export class StaticDomain extends Domain {
     this.translation = { kind: type === "blocked" ? "abort" : "bypass", label: this.label };
   }
 
-  override *attachDevice(device: Device): Task<void> {
-    yield* attach(masterOf(device), this.translation);
+  override *attachDevice(device: Device, old: Domain | undefined): Task<void> {
+    const master = masterOf(device);
+    yield* attach(master, this.translation);
+    yield* ceasePageRequests(master, old);
   }
 
   override free(): void {}
