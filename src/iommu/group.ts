@@ -192,7 +192,7 @@ export class Group {
 
   /** From whatever is attached to `domain`, without a gap. EINVAL: no domain or no handle, or the driver's own. */
   *replace(domain: Domain, handle: object): Task<void> {
-    yield* this.mutex.take();
+    if (!this.mutex.tryTake()) yield* this.mutex.take();
     try {
       if (domain === undefined || handle === undefined) refuse(EINVAL, () => `${this.label}: no domain or no handle`);
       yield* this.setDomain(domain);

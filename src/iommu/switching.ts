@@ -19,12 +19,13 @@ export interface SwitchContext {
 
 /** Moves all members, or none. Throws the Refusal of the first member that could not move. */
 export function* switchAll(group: SwitchContext, to: Domain, from: Domain | undefined): Task<void> {
-  for (const [index, device] of group.devices.entries()) {
+  const { devices } = group;
+  for (let index = 0; index < devices.length; index++) {
     try {
       group.system.failures.point("iommu.domain.attach");
-      yield* attachMember(group, device, to, from);
+      yield* attachMember(group, devices[index], to, from);
     } catch (error) {
-      for (const moved of group.devices.slice(0, index)) yield* moveBack(group, moved, from, to);
+      for (const moved of devices.slice(0, index)) yield* moveBack(group, moved, from, to);
       throw error;
     }
   }

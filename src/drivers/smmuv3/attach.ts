@@ -8,6 +8,7 @@
  * `entry-writer.ts`.
  */
 import type { Task } from "../../runtime/index.ts";
+import type { CommandQueue } from "./command-queue.ts";
 import { invalidateContext, invalidateStreamEntry, prefetchConfig } from "./commands.ts";
 import { ContextTable } from "./context-table.ts";
 import { type Entry, newEntry, writeEntry } from "./entry-writer.ts";
@@ -64,19 +65,24 @@ function streamEntry(master: Master, to: Translation): Entry {
 
 function* writeStreamEntry(master: Master, streamId: number, entry: Entry): Task<void> {
   const { memory, streamTable, commands } = master.instance;
-  yield* writeEntry(memory, streamTable.entryAddress(streamId), entry, streamTableEntryKind, function* () {
-    invalidateStreamEntry(commands, streamId, true);
-    yield* commands.sync();
-  });
+  const address = streamTable.entryAddress(streamId);
+  yield* writeEntry(memory, address, entry, streamTableEntryKind, () => forgetStreamEntry(commands, streamId));
   prefetchConfig(commands, streamId);
   commands.publish();
 }
 
+function forgetStreamEntry(commands: CommandQueue, streamId: number): Task<void> {
+  invalidateStreamEntry(commands, streamId, true);
+  return commands.sync();
+}
+
 function* writeContext(master: Master, substreamId: number, descriptor: Entry): Task<void> {
-  const { memory, commands } = master.instance;
+  const { memory } = master.instance;
   const address = master.contextTable!.entryAddress(substreamId);
-  yield* writeEntry(memory, address, descriptor, contextDescriptorKind, function* () {
-    for (const streamId of master.streamIds) invalidateContext(commands, streamId, substreamId, true);
-    yield* commands.sync();
-  });
+  yield* writeEntry(memory, address, descriptor, contextDescriptorKind, () => forgetContext(master, substreamId));
+}
+
+function forgetContext({ instance, streamIds }: Master, substreamId: number): Task<void> {
+  for (const streamId of streamIds) invalidateContext(instance.commands, streamId, substreamId, true);
+  return instance.commands.sync();
 }

@@ -33,7 +33,9 @@ export interface EntryKind {
 }
 
 export function readEntry(memory: PhysicalMemory, address: number): Entry {
-  return newEntry().map((_, word) => memory.readWord(address + word * 4));
+  const entry = newEntry();
+  for (let word = 0; word < ENTRY_WORDS; word++) entry[word] = memory.readWord(address + word * 4);
+  return entry;
 }
 
 /** Writes a whole entry that the hardware cannot reach yet. */
@@ -53,10 +55,15 @@ export function* writeEntry(
   sync: () => Task<void>,
 ): Task<void> {
   const current = readEntry(memory, address);
+  // Most moves of a master change its CD and not its STE.
+  if (current.every((word, i) => word === target[i])) return;
   const harmless = kind.harmless(current, target);
   const usedNow = without(kind.used(current), harmless);
   const usedThen = without(kind.used(target), harmless);
-  const prepared = current.map((word, i) => (word & usedNow[i]) | (target[i] & ~usedNow[i]));
+  const prepared = newEntry();
+  for (let word = 0; word < ENTRY_WORDS; word++) {
+    prepared[word] = (current[word] & usedNow[word]) | (target[word] & ~usedNow[word]);
+  }
 
   const differing = doublewords.filter((i) => differs(prepared, target, usedThen, i));
   if (differing.length === 1) {
@@ -79,7 +86,9 @@ export function* writeEntry(
 const doublewords: readonly number[] = [0, 2, 4, 6, 8, 10, 12, 14];
 
 function without(mask: Entry, excepted: Entry): Entry {
-  return mask.map((word, i) => word & ~excepted[i]);
+  const rest = newEntry();
+  for (let word = 0; word < ENTRY_WORDS; word++) rest[word] = mask[word] & ~excepted[word];
+  return rest;
 }
 
 function differs(a: Entry, b: Entry, mask: Entry, i: number): boolean {
