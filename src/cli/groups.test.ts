@@ -15,6 +15,8 @@ const recordings = readFileSync(join(import.meta.dirname, "../machine/topology/r
 interface Recorded {
   readonly name: string;
   readonly devices: readonly { readonly bdf: string; readonly config: string }[];
+  /** It is what another recording would be with these options. */
+  readonly whatIf?: { readonly of: string; readonly options: readonly string[] };
 }
 const recorded = recordings
   .trim()
@@ -74,6 +76,40 @@ describe("the input", () => {
     );
     const answer = await uiommu("groups", "--json", file("verbose.txt", verbose.replaceAll("\n", "\r\n")));
     expect(answer.out).toBe((await uiommu("groups", "--json", file("plain.jsonl", recorded[0][0]))).out);
+  });
+
+  describe("a dump as people post it", () => {
+    const [line, one] = recorded[1];
+    const good = dump(one);
+    const wrapped = (text: string): string => text.replace(/^((?:[0-9a-f]+:)(?: ..){11}) /gm, "$1\n");
+    test.each([
+      ["indented", good.replace(/^/gm, "    ")],
+      ["indented, its blank lines stripped", good.replace(/^(?=.)/gm, "  ")],
+      ["quoted in a mail", good.replace(/^/gm, "> ")],
+      ["wrapped by a mail", wrapped(good)],
+      ["wrapped and quoted", wrapped(good).replace(/^/gm, "> ")],
+      ["in capitals", good.replace(/^[0-9a-f]+:.*/gm, (bytes) => bytes.toUpperCase())],
+      ["with blanks at the ends of lines, and tabs", good.replace(/ (?=..$)/gm, "\t").replace(/$/gm, "  ")],
+      ["with a byte order mark and carriage returns", `\uFEFF${good.replaceAll("\n", "\r\n")}`],
+      ["with segments (-D)", good.replace(/^(?=..:..\.)/gm, "0000:")],
+      ["with paths (-PP)", good.replace(/^(?=0[1-9]:..\.)/gm, "00:01.0/")],
+      [
+        "with segments and paths",
+        good.replace(/^(?=0[1-9]:..\.)/gm, "0000:00:01.0/").replace(/^(?=00:..\.)/gm, "0000:"),
+      ],
+      [
+        "in lines for machines (-vmm)",
+        good.replace(/^(..:..\..) .*/gm, "Slot:\t$1\nClass:\tBridge\nDevice:\tSome Device"),
+      ],
+      ["without a word of what the functions are", good.replace(/^(..:..\..) .*/gm, "$1")],
+      ["behind a list of the same", `$ lspci\n${good.replace(/^[0-9a-f]+: .*\n/gm, "")}\n$ lspci -xxxx\n${good}$ _\n`],
+      ["behind a tree", `-[0000:00]-+-00.0\n           \\-01.0-[01]----00.0\n\n${good}`],
+    ])("%s", async (_what, text) => {
+      expect(text).not.toBe(good);
+      const { out, err } = await uiommu("groups", "--json", file("posted.txt", text));
+      expect(err).toBe("");
+      expect(out).toBe((await uiommu("groups", "--json", file("recorded.jsonl", line))).out);
+    });
   });
 
   test("--json prints one line for each topology", async () => {
@@ -164,6 +200,19 @@ describe("what if", () => {
     expect(groups).toContain("00:01.0 01:00.0 02:01.0 04:00.0");
   });
 
+  const pairs = recorded.flatMap(([line, one]) => (one.whatIf ? [[one.name, line, one, one.whatIf] as const] : []));
+  test.each(pairs)(
+    "what would be is what Linux 7.2 makes of a computer that is so: %s",
+    async (_name, line, one, whatIf) => {
+      const there = await uiommu("groups", "--json", file("there.jsonl", line));
+      const asked = await uiommu("groups", "--json", file("asked.jsonl", recording(whatIf.of)), ...whatIf.options);
+      const partition = ({ out }: { out: string }): string[][] =>
+        (JSON.parse(out) as { groups: { devices: string[] }[] }).groups.map(({ devices }) => devices);
+      expect(partition(asked)).toEqual(partition(there));
+      expect(one.devices).toHaveLength(partition(there).flat().length);
+    },
+  );
+
   test("says what would change", async () => {
     const path = file("change.jsonl", recording("ports-beside-endpoint-functions"));
     const { out } = await uiommu("groups", path, "--assume-acs", "00:05.2", "--without", "01:00.0");
@@ -188,7 +237,11 @@ describe("what cannot be understood is one line, and status 2", () => {
     ["an empty file", "", /empty; wanted is the output of: sudo lspci -xxxx$/],
     ["another text", "hello\nworld\n", /neither a dump of lspci -xxxx nor topologies as JSON lines$/],
     ["binary data", "\u0000\u0001\u0002", /neither a dump/],
-    ["lspci without bytes", "00:00.0 Host bridge: X\n", /0000:00:00\.0 has no bytes; wanted is/],
+    [
+      "lspci without bytes",
+      "00:00.0 Host bridge: X\n",
+      /words of lspci without the bytes of configuration space; wanted is/,
+    ],
     [
       "lspci -x",
       dumpOf("0000:00:00.0", first.config.slice(0, 128), 64),
@@ -213,6 +266,28 @@ describe("what cannot be understood is one line, and status 2", () => {
       "a dump that lacks a line",
       text.replace(/^30: .*\n/m, ""),
       /:5: offset 40 of 0000:00:00\.0 where 30 was to be: lines are missing$/,
+    ],
+    [
+      "bytes as a page of HTML has them",
+      text.replace("10: 00 ", "10: 00&nbsp;"),
+      /:3: a line of 16 bytes was to be here/,
+    ],
+    ["a wrapped line that lost its end", text.replace(/^(10:(?: ..){9}) .*\n/m, "$1\n"), /:4: a line of 16 bytes/],
+    [
+      "a wrapped line that is too long",
+      text.replace(/^(20:(?: ..){9}) /m, "$1\n00 "),
+      /:5: more than 16 bytes in a line/,
+    ],
+    ["lspci -P", text.replace(/^01:00\.0/m, "00:01.0/00.0"), /lspci -P leaves out the numbers of buses; wanted/],
+    [
+      "one function without bytes",
+      text.replace(/^10:(?:.*\n)+?\n/m, "\n").replace(/^00: .*\n/m, ""),
+      /00\.0 has no bytes/,
+    ],
+    [
+      "a device that slept",
+      text.replace(/^02:00\.0(?:.*\n)+?\n/m, dumpOf("0000:02:00.0", "ff".repeat(256), 256)),
+      /0000:02:00\.0 reads as nothing but ones: it slept in D3cold/,
     ],
     ["bytes that are none", text.replace("10: 00", "10: zz"), /a line of 16 bytes was to be here/],
     ["bytes of nobody", "00: 86 80\n", /bytes before the first function$/],

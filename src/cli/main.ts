@@ -9,6 +9,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command, CommanderError } from "commander";
 import type { GroupsOptions } from "./groups.ts";
+import { listScenarios } from "./smmuv3-scenario-names.ts";
 import { CommandError, type Terminal } from "./terminal.ts";
 
 /** Runs `uiommu ARGUMENTS`; its exit status. */
@@ -129,13 +130,21 @@ function describeCommands(terminal: Terminal, finish: (status: number) => void):
       finish((await import("./groups.ts")).groupsCommand(file, options, terminal));
     });
 
-  const smmuv3 = command(program, "smmuv3", "the SMMUv3 model on its own");
-  smmuv3.usage("replay FILE...");
+  const smmuv3 = command(program, "smmuv3", "the SMMUv3 model on its own, and the driver on it");
+  smmuv3.usage("replay FILE... | record SCENARIO");
   command(smmuv3, "replay", "run recorded hardware cases on the model, and compare")
     .argument("<file...>", "JSON lines, also gzipped")
     .action(async (files: string[]) => {
       const { replayCommand } = await import("./smmuv3-replay.ts");
       finish(replayCommand(files, terminal));
+    });
+  command(smmuv3, "record", "write down what the driver does to the hardware, for another SMMUv3 to perform")
+    .argument("<scenario>", "one of those below")
+    .addHelpText("after", `\nScenarios:\n${listScenarios()}`)
+    .addHelpText("after", examples([["uiommu smmuv3 record unmap > unmap.jsonl", "then: play_on_qemu.py unmap.jsonl"]]))
+    .action(async (scenario: string) => {
+      const { recordCommand } = await import("./smmuv3-record.ts");
+      finish(recordCommand(scenario, terminal));
     });
 
   command(program, "demo", "compile a small driver, run it, and show what happened").action(async () => {

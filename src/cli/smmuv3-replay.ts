@@ -1,6 +1,6 @@
 /**
- * `uiommu smmuv3 replay FILE...`: runs recorded hardware cases on the model alone, and prints each difference and, last,
- * `N passed, N failed, N quirks`.
+ * `uiommu smmuv3 replay FILE...`: runs recorded hardware cases and logs of drivers on the model alone, and prints each
+ * difference and, last, `N passed, N failed, N quirks`. A log, or each part of it that begins with a reset, is one case.
  */
 import { readFileSync } from "node:fs";
 import { gunzipSync } from "node:zlib";
@@ -8,6 +8,7 @@ import {
   type CaseFile,
   CaseFileError,
   compareCase,
+  compareLog,
   describeDifference,
   parseCaseFile,
   verdict,
@@ -39,13 +40,17 @@ function replayFiles(files: readonly string[], print: (line: string) => void): n
   // All are read before the first runs: a mistake in the last is told at once.
   const loaded = files.map(load);
   const counts = { passed: 0, failed: 0, quirk: 0 };
-  for (const { header, cases } of loaded) {
+  for (const { header, cases, log } of loaded) {
     for (const replayCase of cases) {
       const differences = compareCase(header, replayCase);
       const outcome = verdict(replayCase, differences);
       counts[outcome]++;
       if (outcome !== "failed") continue;
       for (const difference of differences) print(describeDifference(replayCase.name, difference));
+    }
+    for (const { differences } of compareLog(header, log)) {
+      counts[differences.length === 0 ? "passed" : "failed"]++;
+      for (const difference of differences) print(difference);
     }
   }
   print(`${counts.passed} passed, ${counts.failed} failed, ${counts.quirk} quirks`);

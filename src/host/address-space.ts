@@ -13,18 +13,27 @@
  * saved then, and the frame's backing is the saved copy from there on. So a
  * frame always has the page's content as it was pinned. Always true: a page
  * number in `pinned` names a frame whose backing is this space.
+ *
+ * Who looks at pages without pinning them gets frames of their own ({@link MirroredPages}), and hears of every change that
+ * the shim tells of ({@link ClientAddressSpace.changing}) before the program makes it.
  */
 import { closeSync, openSync, readdirSync, readSync, statSync, writeSync } from "node:fs";
 import {
   type AddressSpace,
   type FrameBacking,
   type FrameRun,
+  MmNotifiers,
+  PAGE_EXECUTE,
+  PAGE_READ,
   PAGE_SIZE,
+  PAGE_WRITE,
   type PhysicalMemory,
+  type ResidentPage,
   type UserAddress,
 } from "../memory/index.ts";
 import { EFAULT, refuse } from "../runtime/index.ts";
 import { SavedPages } from "./backings.ts";
+import { MirroredPages } from "./mirrored-pages.ts";
 import { PinnedPages } from "./pinned-pages.ts";
 import { keyOfFile, type SharedFiles } from "./shared-files.ts";
 import { addressRange, isSpecial, USER_END, type Vma, Vmas } from "./vmas.ts";
@@ -39,6 +48,8 @@ export class ClientAddressSpace implements AddressSpace {
   pinnedPages = 0;
   readonly vmas: Vmas;
   readonly pinned: PinnedPages = new PinnedPages();
+  readonly notifiers: MmNotifiers = new MmNotifiers();
+  private readonly mirrored: MirroredPages;
   /** Called once the process is gone and nothing of it is pinned: nobody will read this memory again. */
   onUnused: (() => void) | undefined;
   private readonly pid: number;
@@ -63,6 +74,7 @@ export class ClientAddressSpace implements AddressSpace {
     this.memory = memory;
     this.sharedFiles = sharedFiles;
     this.vmas = new Vmas(pid);
+    this.mirrored = new MirroredPages(this, memory);
     try {
       this.file = openSync(`/proc/${pid}/mem`, "r+");
     } catch {
@@ -73,6 +85,8 @@ export class ClientAddressSpace implements AddressSpace {
   /** The process is gone, or has become another program. Pinned frames stay. */
   die(): void {
     this.alive = false;
+    this.notifiers.release();
+    this.mirrored.drop(0, USER_END / PAGE_SIZE);
     this.vmas.forget();
     this.closeIfUnused();
   }
@@ -241,6 +255,37 @@ export class ClientAddressSpace implements AddressSpace {
     this.closeIfUnused();
   }
 
+  // Changes
+
+  /**
+   * The program is about to change the mappings of the bytes from `start` up to `end` (exclusive), or what they hold: when this
+   * returns nobody uses a page of these who has not pinned it, and nobody will until {@link changed} says so.
+   */
+  changing(start: number, end: number): void {
+    const page = Math.floor(start / PAGE_SIZE);
+    const endPage = Math.ceil(end / PAGE_SIZE);
+    this.notifiers.invalidateStart(page * PAGE_SIZE, endPage * PAGE_SIZE);
+    this.mirrored.drop(page, endPage);
+  }
+
+  /** The change that {@link changing} told with the same range is over, whether it succeeded or not. */
+  changed(start: number, end: number): void {
+    this.vmas.forget();
+    const page = Math.floor(start / PAGE_SIZE);
+    this.notifiers.invalidateEnd(page * PAGE_SIZE, Math.ceil(end / PAGE_SIZE) * PAGE_SIZE);
+  }
+
+  faultIn(page: number, rights: number): ResidentPage {
+    const start = page * PAGE_SIZE;
+    const end = start + PAGE_SIZE;
+    if (end > USER_END) this.fault(start, PAGE_SIZE, "is no user address");
+    const vma = this.vmas.covering(start, end, (rights & PAGE_WRITE) !== 0)?.[0];
+    if (vma === undefined) this.fault(start, PAGE_SIZE, "is not mapped, or does not allow that");
+    if ((rights & PAGE_EXECUTE) !== 0 && !vma.executable) this.fault(start, PAGE_SIZE, "holds no code");
+    this.checkPresent(vma, start, end);
+    return { pfn: this.mirrored.frameOf(page), rights: rightsOf(vma) };
+  }
+
   /** The pages from `start` on lie at `target` now (mremap). */
   move(start: number, length: number, target: number): void {
     const page = Math.floor(start / PAGE_SIZE);
@@ -305,6 +350,10 @@ export class ClientAddressSpace implements AddressSpace {
 /** The file of a mapping, as {@link keyOfFile} names it. */
 function keyOf({ device, inode }: Vma): string {
   return `${device}:${inode}`;
+}
+
+function rightsOf({ writable, executable }: Vma): number {
+  return PAGE_READ | (writable ? PAGE_WRITE : 0) | (executable ? PAGE_EXECUTE : 0);
 }
 
 /** Adds a run, to the last one where it continues that. */

@@ -7,6 +7,7 @@ export interface Vma {
   readonly end: number;
   readonly readable: boolean;
   readonly writable: boolean;
+  readonly executable: boolean;
   readonly shared: boolean;
   /** Byte position in the file of the first page. */
   readonly offset: number;
@@ -16,19 +17,20 @@ export interface Vma {
   readonly path: string;
 }
 
-const line = /^([0-9a-f]+)-([0-9a-f]+) ([r-])([w-]).([ps]) ([0-9a-f]+) (\S+) (\d+) *(.*)$/;
+const line = /^([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([ps]) ([0-9a-f]+) (\S+) (\d+) *(.*)$/;
 
 export function parseMaps(text: string): Vma[] {
   const vmas: Vma[] = [];
   for (const row of text.split("\n")) {
     const match = line.exec(row);
     if (match === null) continue;
-    const [, start, end, r, w, s, offset, device, inode, path] = match;
+    const [, start, end, r, w, x, s, offset, device, inode, path] = match;
     vmas.push({
       start: Number.parseInt(start, 16),
       end: Number.parseInt(end, 16),
       readable: r === "r",
       writable: w === "w",
+      executable: x === "x",
       shared: s === "s",
       offset: Number.parseInt(offset, 16),
       device,
@@ -44,6 +46,7 @@ const nowhere: Vma = {
   end: 0,
   readable: false,
   writable: false,
+  executable: false,
   shared: false,
   offset: 0,
   device: "",

@@ -5,16 +5,20 @@
  * An IOVA is a bigint here, since all 64 bits may be legal; a page table turns it into numbers once a call. Physical
  * addresses and sizes are numbers (below 2^53).
  */
-import type { Task } from "../runtime/index.ts";
+import { ENODEV, refuse, type Task } from "../runtime/index.ts";
 import type { IommuCore } from "./core.ts";
 import type { Device } from "./device.ts";
 import type { PageRequest, PageRequestHandler, ResponseCode } from "./faults.ts";
 import type { Group } from "./group.ts";
+import type { Mm } from "./mm.ts";
 import type { NestedDomain, Viommu, ViommuServices } from "./nesting.ts";
 
 export { PROT_CACHE, PROT_MMIO, PROT_NOEXEC, PROT_PRIV, PROT_READ, PROT_WRITE } from "../pagetable/index.ts";
 
 export type DomainType = "blocked" | "identity" | "unmanaged" | "dma" | "dma-fq" | "sva" | "nested";
+
+/** A default domain that a device needs. Whether one that translates is lazy is not for a device to say. */
+export type DefaultDomainWish = "identity" | "dma";
 
 export type Capability =
   | "cache-coherency"
@@ -93,6 +97,8 @@ export interface DirtyReader {
 
 /** A domain with a page table that software writes. */
 export abstract class PagingDomain extends Domain {
+  /** What it is for, which the core says: a user's own, or a default domain (see default-domain.ts). */
+  type: "unmanaged" | "dma" | "dma-fq" = "unmanaged";
   /** Sizes of leaves in bytes, ascending. */
   abstract readonly pageSizes: readonly number[];
   /** IOVAs that it can translate, `last` inclusive. */
@@ -109,6 +115,17 @@ export abstract class PagingDomain extends Domain {
   setDirtyTracking?(on: boolean): Task<void>;
   /** Tells what was written to in a range, ascending; holes are skipped. Also while tracking is off: what is still marked. */
   readDirty?(iova: bigint, size: number, reader: DirtyReader): Task<void>;
+}
+
+/** Shows the table of a process to devices, under PASIDs; see mm.ts. */
+export abstract class SvaDomain extends Domain {
+  readonly type = "sva";
+  abstract readonly mm: Mm;
+
+  /** Refusal ENODEV: addresses of a process are meant by traffic with a PASID only. */
+  override *attachDevice(device: Device): Task<void> {
+    refuse(ENODEV, () => `${this.label} is for PASIDs, not for ${device.label}'s own traffic`);
+  }
 }
 
 /** One IOMMU in the machine, as its driver registered it. */
@@ -140,7 +157,9 @@ export interface IommuDriver {
   /** The group that the device belongs to: a new one of `core`, or one that exists. */
   deviceGroup(device: Device, core: IommuCore): Group;
   /** The default domain's type that the device wishes for, if any. */
-  defaultDomainType?(device: Device): "identity" | "dma" | undefined;
+  defaultDomainType?(device: Device): DefaultDomainWish | undefined;
+  /** True for a device that may be in the middle of DMA: its first attach to a default domain waits until it is used. */
+  defersAttach?(device: Device): boolean;
   capable(device: Device, capability: Capability): boolean;
   /**
    * A new paging domain fit for `device`, with HWPT_ALLOC flags. Refusals as reference 6.7 says:
@@ -165,6 +184,11 @@ export interface IommuDriver {
     data: UserData | undefined,
     services: ViommuServices,
   ): Task<Viommu>;
+  /**
+   * A domain that shows the table of `mm` to `device` and others, with `setDevicePasid`. The mm outlives it. Refusals: the
+   * driver's own.
+   */
+  allocateSva?(device: Device, mm: Mm): Task<SvaDomain>;
   /** Tells the device the answer to the group that `request` completed. Cannot fail. */
   pageResponse?(device: Device, request: PageRequest, code: ResponseCode): Task<void>;
 }

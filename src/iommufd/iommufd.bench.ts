@@ -8,8 +8,10 @@ import {
   type AddressSpace,
   type FrameRun,
   LibraryProcess,
+  MmNotifiers,
   PhysicalMemory,
   type Process,
+  type ResidentPage,
   type UserAddress,
 } from "../memory/index.ts";
 import { assert, System, type Task } from "../runtime/index.ts";
@@ -17,7 +19,6 @@ import { HwptAlloc, IoasAlloc, IoasMap, IoasUnmap } from "../uapi/iommufd.ts";
 import { IommufdContext } from "./context.ts";
 
 class NullDomain extends PagingDomain {
-  readonly type = "unmanaged";
   readonly label = "null domain";
   readonly owner: IommuDriver;
   readonly pageSizes: readonly number[] = [4096];
@@ -80,6 +81,10 @@ class NullMemory implements AddressSpace {
   }
   pin(page: number, count: number): FrameRun[] {
     return [{ pfn: page, count }];
+  }
+  readonly notifiers = new MmNotifiers();
+  faultIn(page: number, rights: number): ResidentPage {
+    return { pfn: page, rights };
   }
 }
 

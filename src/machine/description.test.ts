@@ -43,6 +43,7 @@ describe("a machine file", () => {
             stage2: true,
             rangeInvalidation: true,
             dirtyTracking: false,
+            broadcastTlb: false,
             twoLevelStreamTable: true,
             coherent: true,
             granules: [4096, 16384, 65536],
@@ -61,6 +62,10 @@ describe("a machine file", () => {
           multifunction: false,
           iommu: "smmu0",
           driver: "vfio-pci",
+          untrusted: false,
+          defaultDomain: undefined,
+          reserved: [],
+          canStall: false,
           capabilities: { express: false, acs: false, ats: false, pri: false, pasidBits: 0 },
           options: { dmaMaskBits: 28 },
         },
@@ -122,12 +127,23 @@ describe("a machine file", () => {
     ).toBeUndefined();
   });
 
+  test("a copy engine can send PASIDs, has four queues and waits for pages, unless told otherwise", async () => {
+    const engines =
+      "devices:\n  - model: copy-engine\n  - { model: copy-engine, canStall: false, options: { queues: 1 } }";
+    const { devices } = await parseMachine(engines, "m.yaml");
+    expect(devices.map(({ capabilities, canStall, options }) => [capabilities.pasidBits, canStall, options])).toEqual([
+      [16, true, { queues: 4 }],
+      [16, false, { queues: 1 }],
+    ]);
+  });
+
   test("may be JSON, use anchors and merges, and stand in a file without an end of line", async () => {
     expect((await parseMachine('{"name": "json", "devices": []}', "m.json")).name).toBe("json");
     const merged =
       "devices:\n  - &first { model: edu, options: { dmaMask: 64 } }\n  - { <<: *first, address: '00:09.0' }";
-    expect((await parseMachine(merged, "m.yaml")).devices.map((device) => device.options.dmaMaskBits)).toEqual([
-      64, 64,
+    expect((await parseMachine(merged, "m.yaml")).devices.map(({ options }) => options)).toEqual([
+      { dmaMaskBits: 64 },
+      { dmaMaskBits: 64 },
     ]);
   });
 });
@@ -179,12 +195,12 @@ describe("a mistake is told with file, line and column, and with what would be r
     [
       "a missing key",
       "devices:\n  - address: 00:01.0",
-      lab(2, 5, 'devices[0] has no "model"; it must be one of the known models: edu'),
+      lab(2, 5, 'devices[0] has no "model"; it must be one of the known models: edu, copy-engine'),
     ],
     [
       "an unknown model",
       "devices:\n  - model: e1000",
-      lab(2, 12, 'devices[0].model is "e1000"; it must be one of the known models: edu'),
+      lab(2, 12, 'devices[0].model is "e1000"; it must be one of the known models: edu, copy-engine'),
     ],
     [
       "a feature of another kind of IOMMU",
@@ -204,12 +220,12 @@ describe("a mistake is told with file, line and column, and with what would be r
     [
       "a wrong choice",
       "defaultDomain: identiy",
-      lab(1, 16, 'defaultDomain is "identiy"; it must be one of dma, identity; did you mean identity?'),
+      lab(1, 16, 'defaultDomain is "identiy"; it must be one of dma, dma-fq, identity; did you mean identity?'),
     ],
     [
       "a wrong driver",
       "devices: [{ model: edu, driver: vfio }]",
-      lab(1, 33, 'devices[0].driver is "vfio"; it must be one of vfio-pci, none'),
+      lab(1, 33, 'devices[0].driver is "vfio"; it must be one of vfio-pci, edu, none'),
     ],
     [
       "a size without its unit",
@@ -416,6 +432,19 @@ describe("a mistake is told with file, line and column, and with what would be r
       lab(2, 33, "devices[0]: vfio-pci cannot be bound, since smmu0 is not coherent; none is right"),
     ],
     [
+      "stalls behind an IOMMU that has none",
+      "iommus: [{ kind: virtio-iommu }]\ndevices: [{ model: edu, canStall: true }]",
+      lab(2, 35, "devices[0].canStall is true, but only an smmuv3 stalls, and viommu0 is a virtio-iommu"),
+    ],
+    [
+      "an option of another model",
+      "devices:\n  - { model: edu, options: { queues: 2 } }\n  - { model: copy-engine, options: { dmaMask: 32 } }",
+      [
+        "lab.yaml:2:30: devices[0].options.queues is no option of edu; it has dmaMask",
+        "lab.yaml:3:38: devices[1].options.dmaMask is no option of copy-engine; it has queues",
+      ].join("\n"),
+    ],
+    [
       "page requests without ATS",
       "devices: [{ model: edu, capabilities: { pri: true } }]",
       lab(1, 46, 'devices[0].capabilities.pri is true, but page requests need ats; add "ats: true"'),
@@ -455,7 +484,7 @@ describe("a mistake is told with file, line and column, and with what would be r
       [
         'lab.yaml:1:1: unknown key "nane" in the machine; did you mean "name"?',
         'lab.yaml:3:9: memory.size is "big"; it must be a size such as 64KiB, 1GiB or 0x40000000',
-        'lab.yaml:5:12: devices[0].model is "edoo"; it must be one of the known models: edu',
+        'lab.yaml:5:12: devices[0].model is "edoo"; it must be one of the known models: edu, copy-engine',
         'lab.yaml:6:5: unknown key "adress" in devices[0]; did you mean "address"?',
       ].join("\n"),
     );

@@ -7,7 +7,19 @@
  * then each device by the core, then drivers are bound; powering down is the mirror image.
  */
 import { MockBus, MockDriver } from "../drivers/mock/index.ts";
-import { Device, groupNodes, IommuCore } from "../iommu/index.ts";
+import {
+  Cpu,
+  Device,
+  type FirmwareSpec,
+  finishReset,
+  groupNodes,
+  IommuCore,
+  prepareReset,
+  Sva,
+  setFirmware,
+  unuseDefaultDomain,
+  useDefaultDomain,
+} from "../iommu/index.ts";
 import { IommufdContext } from "../iommufd/index.ts";
 import { CHUNK_SIZE, type FileNode, PhysicalMemory } from "../memory/index.ts";
 import { devicePath, MsiController, type PciFunction, PciHost, pciNodes } from "../pci/index.ts";
@@ -19,6 +31,7 @@ import { DmaRouter } from "./dma-router.ts";
 import { FailureFiles } from "./failure-files.ts";
 import { MachineFiles } from "./files.ts";
 import { IommuMaker, type MachineFault, type MachineIommu } from "./iommus.ts";
+import { EduKernelDriver } from "./kernel-driver.ts";
 import { makeFunction } from "./models.ts";
 
 /** Where writes become interrupts, before they reach an IOMMU: 1 MiB. */
@@ -49,6 +62,8 @@ export class Machine {
   readonly system: System;
   readonly memory: PhysicalMemory;
   readonly core: IommuCore;
+  /** Where drivers let devices use the memory of processes. */
+  readonly sva: Sva;
   readonly pci: PciHost;
   readonly vfio: VfioPciDriver;
   readonly files: MachineFiles;
@@ -56,10 +71,13 @@ export class Machine {
   readonly mockBus: MockBus | undefined;
   /** Hears of every DMA that an IOMMU refused. */
   onFault: ((fault: MachineFault) => void) | undefined;
+  private readonly eduDriver: EduKernelDriver;
   private readonly maker: IommuMaker;
   private readonly router: DmaRouter;
   private readonly iommuByName = new Map<string, MachineIommu>();
   private readonly deviceOf = new Map<PciFunction, Device>();
+  /** What firmware tables would say of each device's way to an IOMMU. */
+  private readonly firmware = new Map<Device, FirmwareSpec>();
 
   /** Puts the hardware together; {@link buildMachine} also powers it up. */
   constructor(description: MachineDescription, options: MachineOptions) {
@@ -68,15 +86,31 @@ export class Machine {
     this.system = new System(options);
     // Right behind RAM, so that pages of clients are in reach of every output address size.
     this.memory = new PhysicalMemory(this.system, { ram: [{ base, size }], foreignBase: base + size + CHUNK_SIZE });
-    this.core = new IommuCore(this.system, { defaultDomain: description.defaultDomain });
+    this.core = new IommuCore(this.system, {
+      defaultDomain: description.defaultDomain,
+      configureDma: (device) => this.readFirmware(device),
+    });
+    const cpu = new Cpu(this.system, this.memory);
+    this.sva = new Sva(this.system, cpu);
     this.router = new DmaRouter(this.memory);
     this.pci = new PciHost(this.system, { target: this.router, interrupts: new MsiController(DOORBELL) });
     this.maker = new IommuMaker(this.system, this.memory, {
+      cpu,
       doorbell: DOORBELL,
       onFault: (fault) => this.onFault?.(fault),
     });
     if (options.mock) this.mockBus = new MockBus(this.core, new MockDriver(this.system, this.memory));
-    this.vfio = new VfioPciDriver(this.system, { device: (member) => this.deviceOf.get(member) });
+    const device = (member: PciFunction) => this.deviceOf.get(member);
+    this.vfio = new VfioPciDriver(this.system, { device });
+    this.eduDriver = new EduKernelDriver(this.system, { device });
+    this.pci.drivers.kernelDma = {
+      begin: (member) => useDefaultDomain(device(member)!),
+      end: (member) => unuseDefaultDomain(device(member)!),
+    };
+    this.pci.resetWatch = {
+      prepare: (member) => prepareReset(device(member)!),
+      done: (member) => finishReset(device(member)!),
+    };
     const failureFiles = new FailureFiles(this.system);
     this.files = new MachineFiles([
       () => this.characterDevices(),
@@ -101,9 +135,11 @@ export class Machine {
     for (const device of this.description.devices) this.plug(device);
     this.pci.enumerate();
     this.pci.drivers.register(this.vfio);
+    this.pci.drivers.register(this.eduDriver);
     for (const iommu of this.description.iommus) yield* this.startIommu(iommu);
     if (this.mockBus !== undefined) yield* this.core.register(this.mockBus.driver.instance);
     for (const device of this.description.devices) yield* this.startDevice(device);
+    this.core.waitsForDrivers = false;
     this.pci.drivers.listen(() => this.files.refresh());
     this.files.refresh();
   }
@@ -116,6 +152,7 @@ export class Machine {
       if (device?.iommu !== undefined) yield* this.core.release(device);
       this.deviceOf.delete(member);
     }
+    this.firmware.clear();
     if (this.mockBus !== undefined) yield* this.core.unregister(this.mockBus.driver.instance);
     for (const [name, iommu] of [...this.iommuByName].reverse()) {
       yield* this.core.unregister(iommu.instance);
@@ -142,17 +179,33 @@ export class Machine {
   private *startDevice(description: DeviceDescription): Task<void> {
     const member = this.memberAt(description);
     const iommu = description.iommu === undefined ? undefined : this.iommuByName.get(description.iommu)!;
-    const firmware = iommu && { instance: iommu.instance.name, streamIds: [member.requesterId] };
-    const device = new Device({ name: member.name, pci: member, firmware });
+    const reserved = description.reserved.map(({ type, start, size }) => {
+      return { type, start: BigInt(start), last: BigInt(start + size - 1) };
+    });
+    const { untrusted, defaultDomain } = description;
+    const device = new Device({ name: member.name, pci: member, untrusted, defaultDomain });
     this.deviceOf.set(member, device);
     if (iommu !== undefined) {
+      this.firmware.set(device, {
+        instance: iommu.instance.name,
+        streamIds: [member.requesterId],
+        canStall: description.canStall,
+        reserved,
+      });
       this.router.route(member.requesterId, iommu.hardware);
       yield* this.core.probe(device);
     }
     if (description.driver === "vfio-pci") {
       member.driverOverride = this.vfio.name;
       yield* this.pci.drivers.bind(member, this.vfio);
+    } else if (description.driver === "edu") {
+      yield* this.pci.drivers.bind(member, this.eduDriver);
     }
+  }
+
+  private *readFirmware(device: Device): Task<void> {
+    const spec = this.firmware.get(device);
+    if (spec !== undefined) setFirmware(this.core, device, spec);
   }
 
   private memberAt({ address }: DeviceDescription): PciFunction {

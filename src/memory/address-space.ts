@@ -2,8 +2,18 @@
 import { EFAULT, EINVAL, ENOMEM, Refusal, refuse, type System } from "../runtime/index.ts";
 import { type Extent, ExtentList } from "./extents.ts";
 import { FrameCounts } from "./frame-counts.ts";
+import { MmNotifiers } from "./notifiers.ts";
 import type { PhysicalMemory } from "./physical.ts";
-import { type AddressSpace, type FrameRun, PAGE_SIZE, type UserAddress } from "./types.ts";
+import {
+  type AddressSpace,
+  type FrameRun,
+  PAGE_EXECUTE,
+  PAGE_READ,
+  PAGE_SIZE,
+  PAGE_WRITE,
+  type ResidentPage,
+  type UserAddress,
+} from "./types.ts";
 
 /** Where mappings go that ask for no address, and where user addresses end (as on x86-64 Linux), in pages. */
 const FIRST_PAGE = 0x7f0000000;
@@ -17,13 +27,15 @@ const LARGE = 512;
  * Always true: a frame is mapped by one address space, or shared, copy on write, by several that fork made; `sharers`
  * counts those beyond the first. A pinned page is never shared: pinning makes it this address space's own, and fork
  * copies it for the child at once and leaves it to the parent (Linux's rule for pages that may be pinned). So what a
- * device reads and writes is what the process that pinned reads and writes, for as long as it maps the page.
+ * device reads and writes is what the process that pinned reads and writes, for as long as it maps the page. Whatever
+ * changes the frame behind a page, or takes a right to it away, is told to `notifiers` before.
  */
 export class LibraryAddressSpace implements AddressSpace {
   readonly label: string;
   alive = true;
   lockedPages = 0;
   pinnedPages = 0;
+  readonly notifiers: MmNotifiers = new MmNotifiers();
   private readonly system: System;
   private readonly physical: PhysicalMemory;
   /** Per frame, how many address spaces of the family map it beyond the first. */
@@ -63,13 +75,57 @@ export class LibraryAddressSpace implements AddressSpace {
 
   /** Unmaps what is mapped of `count` pages; pinned frames stay until they are unpinned. */
   unmap(address: number, count: number): void {
-    if (address % PAGE_SIZE !== 0) refuse(EINVAL, () => `${hex(address)} is not the address of a page`);
-    for (const piece of this.extents.remove(address / PAGE_SIZE, count)) this.letGo(piece.pfn, piece.count);
-    if (this.system.events.on) this.tell("memory.pages.unmap", address / PAGE_SIZE, count);
+    const page = pageAt(address);
+    this.notifiers.during(page, count, () => {
+      for (const piece of this.extents.remove(page, count)) this.letGo(piece.pfn, piece.count);
+    });
+    if (this.system.events.on) this.tell("memory.pages.unmap", page, count);
+  }
+
+  /** Lets `count` pages be written, or not (mprotect). Throws Refusal ENOMEM if one is not mapped. */
+  protect(address: number, count: number, { writable }: { readonly writable: boolean }): void {
+    const page = pageAt(address);
+    this.present(page, count, ENOMEM);
+    this.notifiers.during(page, count, () => {
+      for (const piece of this.extents.remove(page, count)) this.extents.insert({ ...piece, writable });
+    });
+    if (this.system.events.on) this.tell("memory.pages.protect", page, count);
+  }
+
+  /** Puts zeroed pages in place of `count` (madvise with MADV_DONTNEED). Throws Refusal ENOMEM, and nothing has changed. */
+  discard(address: number, count: number): void {
+    const page = pageAt(address);
+    this.present(page, count, ENOMEM);
+    const runs = this.allocate(count, 1);
+    this.notifiers.during(page, count, () => {
+      const pieces = this.extents.remove(page, count);
+      for (const piece of joined(pieces, runs)) this.extents.insert({ ...piece, copyOnWrite: false });
+      for (const { pfn, count: frames } of pieces) this.letGo(pfn, frames);
+    });
+    if (this.system.events.on) this.tell("memory.pages.discard", page, count);
+  }
+
+  /** Moves `count` pages to `target` (mremap). Throws Refusal EINVAL if something is mapped there, EFAULT if a page is not. */
+  move(address: number, count: number, target: number): void {
+    const page = pageAt(address);
+    const to = pageAt(target);
+    this.present(page, count);
+    const [taken] = this.extents.within(to, count);
+    if (taken !== undefined) refuse(EINVAL, () => `${pageText(taken.page)} of ${this.label} is mapped already`);
+    this.notifiers.during(page, count, () => {
+      for (const piece of this.extents.remove(page, count)) {
+        this.extents.insert({ ...piece, page: piece.page - page + to });
+      }
+    });
+    if (this.system.events.on) this.tell("memory.pages.move", page, count);
   }
 
   /** A copy of this address space, as fork makes it. Throws Refusal ENOMEM, and then nothing has changed. */
   fork(label: string): LibraryAddressSpace {
+    return this.notifiers.during(0, END_PAGE, () => this.copy(label));
+  }
+
+  private copy(label: string): LibraryAddressSpace {
     const child = new LibraryAddressSpace(this.system, this.physical, label, this);
     child.nextPage = this.nextPage;
     const own = new ExtentList();
@@ -104,6 +160,7 @@ export class LibraryAddressSpace implements AddressSpace {
   exit(): void {
     if (!this.alive) return;
     this.alive = false;
+    this.notifiers.release();
     for (const extent of this.extents) this.letGo(extent.pfn, extent.count);
     this.extents = new ExtentList();
     if (this.system.events.on) this.system.events.emit({ kind: "memory.process.exit", label: this.label });
@@ -166,6 +223,16 @@ export class LibraryAddressSpace implements AddressSpace {
     return runs;
   }
 
+  faultIn(page: number, rights: number): ResidentPage {
+    if ((rights & PAGE_EXECUTE) !== 0) refuse(EFAULT, () => `${pageText(page)} of ${this.label} holds no code`);
+    if ((rights & PAGE_WRITE) !== 0) {
+      this.requireWritable(page, 1);
+      this.unshare(page, 1);
+    }
+    const [{ pfn, writable, copyOnWrite }] = this.present(page, 1);
+    return { pfn, rights: writable && !copyOnWrite ? PAGE_READ | PAGE_WRITE : PAGE_READ };
+  }
+
   /** Where `count` pages fit, with a hole of one page around them, upwards from the last such place. */
   private findPage(count: number, align: number): number {
     let page = this.nextPage;
@@ -179,8 +246,8 @@ export class LibraryAddressSpace implements AddressSpace {
     return page;
   }
 
-  /** The pieces of a range, all of it mapped. Throws Refusal EFAULT for the first page that is not. */
-  private present(page: number, count: number): Extent[] {
+  /** The pieces of a range, all of it mapped. Throws a Refusal for the first page that is not. */
+  private present(page: number, count: number, errno = EFAULT): Extent[] {
     const pieces = this.extents.within(page, count);
     let at = page;
     for (const piece of pieces) {
@@ -188,7 +255,7 @@ export class LibraryAddressSpace implements AddressSpace {
       at += piece.count;
     }
     if (at < page + count) {
-      refuse(EFAULT, () =>
+      refuse(errno, () =>
         this.alive ? `${pageText(at)} of ${this.label} is not mapped` : `the memory of ${this.label} is gone`,
       );
     }
@@ -213,8 +280,10 @@ export class LibraryAddressSpace implements AddressSpace {
       });
       for (const part of parts) {
         if (part.copyOnWrite) {
-          this.takeCopy(part);
-          this.letGo(part.pfn, part.count);
+          this.notifiers.during(part.page, part.count, () => {
+            this.takeCopy(part);
+            this.letGo(part.pfn, part.count);
+          });
         } else {
           this.extents.remove(part.page, part.count);
           this.extents.insert(part);
@@ -278,6 +347,31 @@ function split(address: UserAddress): { page: number; offset: number } {
   const near = Number(address);
   if (near <= Number.MAX_SAFE_INTEGER) return { page: Math.floor(near / PAGE_SIZE), offset: near & (PAGE_SIZE - 1) };
   return { page: Number(BigInt(address) / 4096n), offset: Number(BigInt(address) % 4096n) };
+}
+
+/** The number of the page that an address begins. Throws Refusal EINVAL. */
+function pageAt(address: number): number {
+  if (address % PAGE_SIZE !== 0) refuse(EINVAL, () => `${hex(address)} is not the address of a page`);
+  return address / PAGE_SIZE;
+}
+
+/** The pieces again, with the frames of `runs` behind their pages, in order; as many frames as pages. */
+function* joined(pieces: readonly Extent[], runs: readonly FrameRun[]): Iterable<Extent> {
+  let run = 0;
+  let used = 0;
+  for (const piece of pieces) {
+    for (let done = 0; done < piece.count; ) {
+      const { pfn, count: frames } = runs[run];
+      const count = Math.min(piece.count - done, frames - used);
+      yield { ...piece, page: piece.page + done, count, pfn: pfn + used };
+      done += count;
+      used += count;
+      if (used === frames) {
+        run++;
+        used = 0;
+      }
+    }
+  }
 }
 
 /** The frame behind a page of an extent. */

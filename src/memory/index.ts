@@ -12,6 +12,8 @@
  * - A pinned frame stays, with its number and its content, whatever its owner does: freeing (RAM) or dropping (others)
  *   takes effect when the last pin goes. So unmapping, forking and exiting never look at who has pinned what.
  * - A pinned page of a library's process is that process's own: pinning ends sharing, fork copies instead of sharing.
+ * - Whoever looks at pages without pinning them (`faultIn`) listens to the space's `MmNotifiers`, and hears of every change
+ *   before it happens.
  * - Pins are counted for each frame. Charging them to a process or a user (`accounting.ts`) is the pinning side's
  *   business, in the order that reference 3.6 gives.
  *
@@ -27,6 +29,7 @@ export { type AccountMode, accountModeOf, charge, type Payer, uncharge } from ".
 export { LibraryAddressSpace } from "./address-space.ts";
 export { LibraryProcess, type LibraryProcessOptions } from "./library.ts";
 export { MemoryFile } from "./memory-file.ts";
+export { type MmNotifier, MmNotifiers } from "./notifiers.ts";
 export { BusError, PhysicalMemory, type PhysicalMemoryOptions } from "./physical.ts";
 export * from "./process.ts";
 export { CHUNK_SIZE, wordIndex } from "./ram.ts";

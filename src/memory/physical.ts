@@ -143,6 +143,12 @@ export class PhysicalMemory {
     this.write(pa, bytes);
   }
 
+  /** A 64-bit word at `pa`, a multiple of 8, in one piece: who reads it sees the old one or the new. */
+  writeDoubleword(pa: number, low: number, high: number): void {
+    this.writeWord(pa, low);
+    this.writeWord(pa + 4, high);
+  }
+
   /** Fills `into` from any address on. Throws {@link BusError} at the first byte that is not there, the rest unread. */
   read(pa: number, into: Uint8Array): void {
     this.transfer(pa, into, false);

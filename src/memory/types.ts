@@ -7,8 +7,15 @@
  * 52 bits. A *page* is a page of a process's address space. What is behind a
  * frame differs: a buffer, a page of another process, a page of a file.
  */
+import type { MmNotifiers } from "./notifiers.ts";
+
 export const PAGE_SHIFT = 12;
 export const PAGE_SIZE = 4096;
+
+/** What may be done with a page, or is wanted. */
+export const PAGE_READ = 1;
+export const PAGE_WRITE = 2;
+export const PAGE_EXECUTE = 4;
 
 /** Consecutive frames: `pfn`, `pfn + 1`, … `pfn + count - 1`. */
 export interface FrameRun {
@@ -32,6 +39,13 @@ export interface User {
   lockedPages: number;
 }
 
+/** A page of a process as it is now. */
+export interface ResidentPage {
+  readonly pfn: number;
+  /** PAGE_READ, …: what the process may do with this frame. A page that is to be copied before it is written: not PAGE_WRITE. */
+  readonly rights: number;
+}
+
 /** An address in a process: a field of a struct (bigint) or an ioctl argument (number). */
 export type UserAddress = number | bigint;
 
@@ -53,4 +67,12 @@ export interface AddressSpace {
    * page is absent, or not writable where `writable` is asked. Frames as few runs as possible, in page order.
    */
   pin(page: number, count: number, writable: boolean): FrameRun[];
+  /** Who hears of changes before they happen. */
+  readonly notifiers: MmNotifiers;
+  /**
+   * The frame that the process itself has behind page number `page`, brought in as an access of its own would: for
+   * PAGE_WRITE it is no copy that waits to be made. Not pinned: right until {@link notifiers} tell of a change, and so only
+   * for those who listen. Throws Refusal EFAULT if the page is absent or `rights` are not given; ENOMEM.
+   */
+  faultIn(page: number, rights: number): ResidentPage;
 }

@@ -140,6 +140,19 @@ export class PageTable {
     return { physical, prot: format.prot(words[at], words[at + 1]), size };
   }
 
+  /** The lowest address from `iova` up to `end` (exclusive) that is mapped. */
+  nextMapped(iova: number, end: number): number | undefined {
+    const { format } = this;
+    const stop = Math.min(end, format.inputEnd);
+    for (let at = iova; at < stop; ) {
+      const table = this.enclosing(at, at);
+      const { level } = this;
+      if (format.kind(level, this.tables.words(table)[this.place(level, table, at)]) === LEAF) return at;
+      at += format.span(level) - (at % format.span(level));
+    }
+    return undefined;
+  }
+
   /**
    * Replaces the leaf at `iova` by smaller ones that translate the same, until the one there has `size` bytes or less.
    * All or nothing. What the hardware remembers of the larger leaf stays right, but its size does not: invalidate.

@@ -6,7 +6,7 @@ export * from "./capabilities.ts";
 export { ConfigSpace, type ConfigWidth } from "./config-space.ts";
 export { PciDevice } from "./device.ts";
 export type { DmaPort, DmaTarget, InterruptController, Message, RequesterId } from "./dma.ts";
-export { type PciDriver, PciDrivers } from "./drivers.ts";
+export { type KernelDma, type PciDriver, PciDrivers } from "./drivers.ts";
 export { PciFunction, type PciIdentity, type PciPlace } from "./function.ts";
 export { PciHost, type PciHostOptions, type Window } from "./host.ts";
 export * from "./ids.ts";
@@ -14,6 +14,16 @@ export { type AccessControls, accessControls, ISOLATING_CONTROLS, type Isolation
 export { MsiController } from "./msi-controller.ts";
 export { MsixTable } from "./msix-table.ts";
 export { RecordedFunction, withIsolation } from "./recorded.ts";
-export { type ResetMethod, resetFunction, resetMethods, restoreState, type SavedState, saveState } from "./reset.ts";
+export {
+  type ResetMethod,
+  type ResetWatch,
+  resetFunction,
+  resetMethods,
+  resetTogether,
+  restoreState,
+  type SavedState,
+  saveState,
+  tryResetFunction,
+} from "./reset.ts";
 export { devicePath, pciNodes, relative } from "./sysfs.ts";
 export { enableVectors, type Vectors, vectorCapacity } from "./vectors.ts";

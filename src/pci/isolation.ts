@@ -6,7 +6,7 @@
 import { ACS, ACS_CAPABILITY, ACS_CONTROL, type ExpressType } from "./capabilities.ts";
 import type { PciFunction } from "./function.ts";
 import { DEVICE_ID, EXTENDED_ACS, VENDOR_ID } from "./ids.ts";
-import { ISOLATING_ENDPOINTS, ISOLATING_PORTS, isListed, WIDE_ACS_PORTS } from "./quirks.ts";
+import { ISOLATING_ENDPOINTS, ISOLATING_PORTS, ISOLATING_ROOT_COMPLEX, isListed, WIDE_ACS_PORTS } from "./quirks.ts";
 
 /** What isolation wants of ACS: where requests come from is checked, and all go up to the IOMMU. */
 export const ISOLATING_CONTROLS: number =
@@ -46,6 +46,9 @@ export function isolationOf(pci: PciFunction): Isolation {
   const isPort = ports.includes(pci.expressType);
   if (!isPort && !functions.includes(pci.expressType)) return { isolated: false, by: "kind" };
   if (!isPort && !pci.multifunction) return { isolated: true, by: "kind" };
+  if (pci.expressType === "integratedEndpoint" && isListed(ISOLATING_ROOT_COMPLEX, ...idsOf(pci))) {
+    return { isolated: true, by: "quirk" };
+  }
   const controls = accessControls(pci);
   if (controls === undefined) {
     const listed = isListed(isPort ? ISOLATING_PORTS : ISOLATING_ENDPOINTS, ...idsOf(pci));

@@ -47,6 +47,12 @@ export const ISOLATING_ENDPOINTS: readonly QuirkIds[] = [
   [0x8086, 0x1528],
 ];
 
+/**
+ * Endpoints of the root complex reach each other only with addresses that the IOMMU translated (Intel VT-d specification,
+ * root-complex peer-to-peer considerations); recorded for several of them.
+ */
+export const ISOLATING_ROOT_COMPLEX: readonly QuirkIds[] = [[0x8086, 0x0000, 0xffff]];
+
 /** Root ports whose ACS capability and control registers are 32 bits wide, at 4 and 8 (Intel 100 series erratum). */
 export const WIDE_ACS_PORTS: readonly QuirkIds[] = [
   [0x8086, 0xa110, 0xa11f],

@@ -1,35 +1,51 @@
 // Runs in a browser.
 /**
- * Letting a master translate through something else.
+ * Letting a master, or one of its PASIDs, translate through something else.
  *
  * First everything that can fail is reserved. Then, and from here on nothing fails: the domain is told of its new user,
  * before the hardware can put translations into the TLB (invariant 30); the CD is written, then the STE; the old domain
- * loses its user, and what the TLB still holds of it. In each STE and CD the hardware sees the old or the new, see
- * `entry-writer.ts`.
+ * loses its user, and what the TLB still holds of it.
+ *
+ * Always true: what old and new both translate is translated at each moment, as the old one or the new one says. The
+ * hardware reads entries in 64-bit words and remembers them until it is told to forget, so a change takes effect by one
+ * such word. That is a word of the entry itself if no other word matters before and after; else the word that leads to a
+ * copy of the entry's table in which only this entry differs: for a CD, see `context-table.ts`, for an STE,
+ * `stream-table.ts`. A table that was left is used again only after a CMD_SYNC. Exception: with a stream table of one level
+ * there is no such word, and an STE of which two words matter (from a stage 1 to a stage 2 and back, between two stages 2)
+ * is invalid for a moment.
  */
-import type { Task } from "../../runtime/index.ts";
-import type { CommandQueue } from "./command-queue.ts";
-import { invalidateContext, invalidateStreamEntry, prefetchConfig } from "./commands.ts";
+import { EBUSY, EINVAL, refuse, type Task } from "../../runtime/index.ts";
+import { invalidateContext, prefetchConfig } from "./commands.ts";
 import { ContextTable } from "./context-table.ts";
-import { type Entry, newEntry, writeEntry } from "./entry-writer.ts";
-import type { Master, Translation } from "./master.ts";
-import { abortEntry, bypassEntry, contextTableEntry, S1DSS_SUBSTREAM_0 } from "./stream-table-entry.ts";
-import { contextDescriptorKind, streamTableEntryKind } from "./used-bits.ts";
+import { changesInOneStep, type Entry, newEntry, writeEntry } from "./entry-writer.ts";
+import type { Master, Stage1, Translation } from "./master.ts";
+import {
+  abortEntry,
+  bypassEntry,
+  contextTableEntry,
+  S1DSS_BYPASS,
+  S1DSS_SUBSTREAM_0,
+  S1DSS_TERMINATE,
+} from "./stream-table-entry.ts";
+import { contextDescriptorKind } from "./used-bits.ts";
 
 const NO_SUBSTREAM = 0;
 
-/** From now on all streams of the master translate as said. Refusal ENOMEM; then nothing has changed. */
+/**
+ * From now on the traffic without PASID of all the master's streams translates as said. Refusals, and then nothing has
+ * changed: EBUSY for what has no room for PASIDs while some translate; ENOMEM.
+ */
 export function* attach(master: Master, to: Translation): Task<void> {
   const { system } = master.instance;
   const from = master.translation;
-  if (to.kind === "stage 1") reserveContextTable(master);
+  if (!leavesRoomForPasids(to)) refuseBesidePasids(master, to.label);
+  const change = to.kind === "stage 1" ? reserveContext(master, NO_SUBSTREAM, to) : undefined;
 
   if ("targets" in to) to.invalidation.add(to.targets);
-  if (to.kind === "stage 1") yield* writeContext(master, NO_SUBSTREAM, to.descriptor(master.canStall));
-  const entry = streamEntry(master, to);
-  for (const streamId of master.streamIds) yield* writeStreamEntry(master, streamId, entry);
+  if (change !== undefined) yield* writeContext(master, change);
   master.translation = to;
-  if (from.kind === "stage 1" && to.kind !== "stage 1") yield* writeContext(master, NO_SUBSTREAM, newEntry());
+  yield* writeStreamEntries(master);
+  if (from.kind === "stage 1" && to.kind !== "stage 1") yield* clearContext(master, NO_SUBSTREAM);
   if ("targets" in from) yield* from.invalidation.remove(from.targets);
 
   if (system.events.on) {
@@ -38,51 +54,139 @@ export function* attach(master: Master, to: Translation): Task<void> {
   }
 }
 
-/** A master starts with a context table when it first needs one, and keeps it until it is released. */
-function reserveContextTable(master: Master): void {
-  if (master.contextTable !== undefined) return;
-  const { system, memory } = master.instance;
-  system.failures.point("smmuv3.context-table.allocate");
-  master.contextTable = new ContextTable(memory, master.substreamBits);
+/**
+ * From now on the PASID translates through `to`, whatever it did before. Refusals, and then nothing has changed: EINVAL for
+ * a PASID beyond the context table, and while the traffic without PASID goes through a stage 2; ENOMEM.
+ */
+export function* attachPasid(master: Master, pasid: number, to: Stage1): Task<void> {
+  const { device, translation, substreamBits, pasids } = master;
+  if (pasid >= 2 ** substreamBits) {
+    refuse(EINVAL, () => `PASID ${pasid} is beyond the ${substreamBits} bits that ${device.label} has for PASIDs`);
+  }
+  if (!leavesRoomForPasids(translation)) {
+    refuse(
+      EINVAL,
+      () => `${device.label} translates through ${translation.label}: PASID ${pasid} has no place beside it`,
+    );
+  }
+  const change = reserveContext(master, pasid, to);
+
+  to.invalidation.add(to.targets);
+  const from = pasids.get(pasid);
+  yield* writeContext(master, change);
+  pasids.set(pasid, to);
+  yield* writeStreamEntries(master);
+  if (from !== undefined) yield* from.invalidation.remove(from.targets);
+  tellOfPasid(master, pasid, to.label);
 }
 
-function streamEntry(master: Master, to: Translation): Entry {
-  const { features } = master.instance;
-  switch (to.kind) {
-    case "abort":
-      return abortEntry();
-    case "bypass":
-      return bypassEntry(features);
-    case "stage 1":
-      return contextTableEntry(features, master.contextTable!, {
-        s1dss: S1DSS_SUBSTREAM_0,
-        canStall: master.canStall,
-      });
-    case "stage 2":
-      return to.streamEntry(master.canStall);
+/** From now on the PASID translates nothing. Cannot fail. */
+export function* detachPasid(master: Master, pasid: number): Task<void> {
+  const from = master.pasids.get(pasid);
+  if (from === undefined) return;
+  yield* clearContext(master, pasid);
+  master.pasids.delete(pasid);
+  yield* writeStreamEntries(master);
+  yield* from.invalidation.remove(from.targets);
+  tellOfPasid(master, pasid, undefined);
+}
+
+/** What the PASID translates through has another CD now, which must differ from the one before in one step. Cannot fail. */
+export function* rewriteContext(master: Master, pasid: number): Task<void> {
+  const descriptor = master.pasids.get(pasid)!.descriptor(master.canStall);
+  yield* changeContextInPlace(master, pasid, descriptor);
+}
+
+function tellOfPasid({ instance, device }: Master, pasid: number, to: string | undefined): void {
+  const { events } = instance.system;
+  if (events.on) {
+    events.emit({
+      kind: "smmuv3.master.pasid",
+      instance: instance.name,
+      device: device.name,
+      pasid,
+      to: to ?? "nothing",
+    });
   }
 }
 
-function* writeStreamEntry(master: Master, streamId: number, entry: Entry): Task<void> {
-  const { memory, streamTable, commands } = master.instance;
-  const address = streamTable.entryAddress(streamId);
-  yield* writeEntry(memory, address, entry, streamTableEntryKind, () => forgetStreamEntry(commands, streamId));
-  prefetchConfig(commands, streamId);
-  commands.publish();
+/** PASIDs need the device's own context table, also where the rest of its traffic is blocked or passes as it is. */
+function leavesRoomForPasids({ kind }: Translation): boolean {
+  return kind === "stage 1" || kind === "abort" || kind === "bypass";
 }
 
-function forgetStreamEntry(commands: CommandQueue, streamId: number): Task<void> {
-  invalidateStreamEntry(commands, streamId, true);
-  return commands.sync();
+/** Refusal EBUSY while PASIDs of the master translate: `to` has no room for them. */
+export function refuseBesidePasids({ device, pasids }: Master, to: string): void {
+  if (pasids.size === 0) return;
+  refuse(EBUSY, () => `${device.label} has ${pasids.size} PASIDs attached: it cannot translate through ${to}`);
 }
 
-function* writeContext(master: Master, substreamId: number, descriptor: Entry): Task<void> {
-  const { memory } = master.instance;
+/** A CD about to be written, with the memory that this takes. */
+interface ContextChange {
+  readonly substreamId: number;
+  readonly descriptor: Entry;
+  /** A leaf of the context table, where the CD cannot change in place. */
+  readonly leaf: number | undefined;
+}
+
+/** A master starts with a context table when it first needs one, and keeps it until it is released. Refusal ENOMEM. */
+function reserveContext(master: Master, substreamId: number, to: Stage1): ContextChange {
+  const { system, memory, commands } = master.instance;
+  system.failures.point("smmuv3.context-table.allocate");
+  const table = (master.contextTable ??= new ContextTable(memory, master.substreamBits));
+  if (table.reserve(substreamId)) {
+    for (const streamId of master.streamIds) invalidateContext(commands, streamId, substreamId, false);
+  }
+  const descriptor = to.descriptor(master.canStall);
+  const inPlace = changesInOneStep(table.entry(substreamId), descriptor, contextDescriptorKind);
+  return { substreamId, descriptor, leaf: inPlace ? undefined : table.allocateLeaf() };
+}
+
+function* writeContext(master: Master, { substreamId, descriptor, leaf }: ContextChange): Task<void> {
+  const { commands } = master.instance;
+  const table = master.contextTable!;
+  if (leaf === undefined) return yield* changeContextInPlace(master, substreamId, descriptor);
+  const old = table.exchange(substreamId, descriptor, leaf);
+  if (table.isTwoLevel) {
+    for (const streamId of master.streamIds) invalidateContext(commands, streamId, substreamId, false);
+    yield* commands.sync();
+  } else {
+    yield* writeStreamEntries(master);
+  }
+  table.freeLeaf(old);
+}
+
+function* clearContext(master: Master, substreamId: number): Task<void> {
+  yield* changeContextInPlace(master, substreamId, newEntry());
+}
+
+function* changeContextInPlace(master: Master, substreamId: number, descriptor: Entry): Task<void> {
+  const { memory, commands } = master.instance;
   const address = master.contextTable!.entryAddress(substreamId);
-  yield* writeEntry(memory, address, descriptor, contextDescriptorKind, () => forgetContext(master, substreamId));
+  yield* writeEntry(memory, address, descriptor, contextDescriptorKind, () => {
+    for (const streamId of master.streamIds) invalidateContext(commands, streamId, substreamId, true);
+    return commands.sync();
+  });
 }
 
-function forgetContext({ instance, streamIds }: Master, substreamId: number): Task<void> {
-  for (const streamId of streamIds) invalidateContext(instance.commands, streamId, substreamId, true);
-  return instance.commands.sync();
+/** Lets the STEs of all streams say what the master's fields say. */
+function* writeStreamEntries(master: Master): Task<void> {
+  const { streamTable, commands } = master.instance;
+  const entry = streamEntry(master);
+  for (const streamId of master.streamIds) {
+    if (!(yield* streamTable.change(streamId, entry, commands))) continue;
+    prefetchConfig(commands, streamId);
+    commands.publish();
+  }
+}
+
+/** What becomes of traffic without PASID, where a context table is there for the others. */
+const s1dss = { abort: S1DSS_TERMINATE, bypass: S1DSS_BYPASS, "stage 1": S1DSS_SUBSTREAM_0 } as const;
+
+function streamEntry({ instance: { features }, translation, pasids, contextTable, canStall }: Master): Entry {
+  if (translation.kind === "stage 2") return translation.streamEntry(canStall);
+  if (translation.kind === "stage 1" || pasids.size > 0) {
+    return contextTableEntry(features, contextTable!, { s1dss: s1dss[translation.kind], canStall });
+  }
+  return translation.kind === "abort" ? abortEntry() : bypassEntry(features);
 }

@@ -1,30 +1,116 @@
 // Runs in a browser.
+/**
+ * The context descriptors of one device, by substream id (Arm IHI 0070 section 3.3.2 and 5.3; reference 6.3). A substream
+ * is a PASID; number 0 is the CD of traffic without one.
+ *
+ * The table is made of *leaves* of up to 1024 CDs, which is 64 KiB. There is one, or, for wider substream ids, a first level
+ * of 64-bit descriptors that lead to them; a leaf is then made when the first of its substreams is reserved.
+ *
+ * A leaf can be exchanged for a copy in which one CD is another. One 64-bit word leads to it, the first-level descriptor
+ * or, where there is none, the pointer in the STE: so the hardware goes from the old CD to the new one in one step,
+ * whatever they are, and all other CDs are the same before and after.
+ */
 import { PAGE_SIZE, type PhysicalMemory } from "../../memory/index.ts";
+import { type Entry, fillEntry, newEntry, readEntry } from "./entry-writer.ts";
 
 const ENTRY_BYTES = 64;
-/** A linear table takes at most 64 KiB (reference 6.3); wider substream ids need two levels. */
-export const LOG2_LINEAR_ENTRIES_MAX = 10;
+const LEVEL1_BYTES = 8;
+const LEVEL1_VALID = 1;
+/** The widest substream ids for which one leaf is enough. */
+export const LOG2_LEAF_ENTRIES_MAX = 10;
 
-/** The context descriptors of one device, by substream id; 0 is that of traffic without one. Linear. */
 export class ContextTable {
-  readonly address: number;
+  /** log2 of the number of CDs. */
   readonly log2Entries: number;
+  readonly isTwoLevel: boolean;
   private readonly memory: PhysicalMemory;
-  private readonly frames: number;
+  private readonly leafFrames: number;
+  private readonly level1Frames: number;
+  private readonly level1: number | undefined;
+  /** First frames of the leaves, by the upper bits of the substream id. */
+  private readonly leaves = new Map<number, number>();
 
   /** All descriptors invalid. Refusal ENOMEM. */
   constructor(memory: PhysicalMemory, log2Entries: number) {
     this.memory = memory;
     this.log2Entries = log2Entries;
-    this.frames = Math.ceil((2 ** log2Entries * ENTRY_BYTES) / PAGE_SIZE);
-    this.address = memory.allocate(this.frames, this.frames) * PAGE_SIZE;
+    this.isTwoLevel = log2Entries > LOG2_LEAF_ENTRIES_MAX;
+    this.leafFrames = framesFor(2 ** Math.min(log2Entries, LOG2_LEAF_ENTRIES_MAX) * ENTRY_BYTES);
+    this.level1Frames = framesFor(2 ** (log2Entries - LOG2_LEAF_ENTRIES_MAX) * LEVEL1_BYTES);
+    if (this.isTwoLevel) this.level1 = memory.allocate(this.level1Frames, this.level1Frames);
+    else this.leaves.set(0, this.allocateLeaf());
   }
 
+  /** What S1ContextPtr points to. */
+  get address(): number {
+    return (this.level1 ?? this.leaves.get(0)!) * PAGE_SIZE;
+  }
+
+  /**
+   * Makes room for the CD of a substream below 2^log2Entries. True if a leaf was made for it: the hardware must forget what
+   * it knows of the way there. Refusal ENOMEM.
+   */
+  reserve(substreamId: number): boolean {
+    const index = leafOf(substreamId);
+    if (this.leaves.has(index)) return false;
+    this.lead(index, this.allocateLeaf());
+    return true;
+  }
+
+  /** Physical address of the CD of a reserved substream. */
   entryAddress(substreamId: number): number {
-    return this.address + substreamId * ENTRY_BYTES;
+    return addressIn(this.leaves.get(leafOf(substreamId))!, substreamId);
+  }
+
+  /** The CD of a substream; an invalid one if none was ever reserved. */
+  entry(substreamId: number): Entry {
+    return this.leaves.has(leafOf(substreamId)) ? readEntry(this.memory, this.entryAddress(substreamId)) : newEntry();
+  }
+
+  /** Frames for a leaf, by the number of the first one. Refusal ENOMEM. */
+  allocateLeaf(): number {
+    return this.memory.allocate(this.leafFrames, this.leafFrames);
+  }
+
+  /**
+   * Lets `fresh`, with this CD and all others as they are, take the place of the leaf that holds the substream, and returns
+   * that one. It is to be freed when the hardware has forgotten it.
+   */
+  exchange(substreamId: number, descriptor: Entry, fresh: number): number {
+    const index = leafOf(substreamId);
+    const old = this.leaves.get(index)!;
+    for (let frame = 0; frame < this.leafFrames; frame++) this.memory.copyFrame(old + frame, fresh + frame);
+    fillEntry(this.memory, addressIn(fresh, substreamId), descriptor);
+    this.lead(index, fresh);
+    return old;
+  }
+
+  freeLeaf(leaf: number): void {
+    this.memory.free(leaf, this.leafFrames);
   }
 
   free(): void {
-    this.memory.free(this.address / PAGE_SIZE, this.frames);
+    for (const leaf of this.leaves.values()) this.freeLeaf(leaf);
+    if (this.level1 !== undefined) this.memory.free(this.level1, this.level1Frames);
   }
+
+  private lead(index: number, leaf: number): void {
+    this.leaves.set(index, leaf);
+    if (this.level1 === undefined) return;
+    const pointer = leaf * PAGE_SIZE;
+    const at = this.level1 * PAGE_SIZE + index * LEVEL1_BYTES;
+    this.memory.writeDoubleword(at, ((pointer % 2 ** 32) | LEVEL1_VALID) >>> 0, Math.floor(pointer / 2 ** 32));
+  }
+}
+
+function framesFor(bytes: number): number {
+  return Math.ceil(bytes / PAGE_SIZE);
+}
+
+function leafOf(substreamId: number): number {
+  return Math.floor(substreamId / 2 ** LOG2_LEAF_ENTRIES_MAX);
+}
+
+function addressIn(leaf: number, substreamId: number): number {
+  return leaf * PAGE_SIZE + (substreamId % 2 ** LOG2_LEAF_ENTRIES_MAX) * ENTRY_BYTES;
 }

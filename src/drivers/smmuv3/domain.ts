@@ -9,14 +9,14 @@ import {
   type UnmapGather,
 } from "../../iommu/index.ts";
 import { type Granule, type LpaeFormat, lpae, PageTable } from "../../pagetable/index.ts";
-import { bigintOf, EBUSY, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
-import { attach } from "./attach.ts";
+import { assert, bigintOf, EBUSY, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
+import { attach, attachPasid } from "./attach.ts";
 import { stage1Descriptor } from "./context-descriptor.ts";
 import type { Features } from "./features.ts";
 import type { SmmuV3Instance } from "./instance.ts";
 import { DomainInvalidation, type InvalidationTarget } from "./invalidation.ts";
-import { masterOf, type Translation } from "./master.ts";
-import { acceptPageRequests, ceasePageRequests } from "./page-requests.ts";
+import { type Master, masterOf, type StreamEntryTranslation, type Translation } from "./master.ts";
+import { handingOverPageRequests } from "./page-requests.ts";
 import { stage2Entry } from "./stream-table-entry.ts";
 
 export interface PagingOptions {
@@ -29,14 +29,13 @@ export interface PagingOptions {
 
 export class SmmuV3PagingDomain extends PagingDomain {
   readonly label: string;
-  readonly type = "unmanaged";
   readonly owner: IommuDriver;
   readonly instance: SmmuV3Instance;
   readonly stage: 1 | 2;
   readonly aperture: { readonly start: bigint; readonly last: bigint };
   private readonly table: PageTable;
   /** The ASID or VMID. */
-  private readonly tag: number;
+  readonly tag: number;
   /** Who must forget what is unmapped. */
   readonly invalidation: DomainInvalidation;
   private readonly translation: Translation;
@@ -79,21 +78,27 @@ export class SmmuV3PagingDomain extends PagingDomain {
     return this.table.tableFrames;
   }
 
+  /** What STEs say of a stage 2, for those above it. */
+  get stage2Translation(): StreamEntryTranslation {
+    const { translation } = this;
+    assert(translation.kind === "stage 2", () => `${this.label} is no stage 2`);
+    return translation;
+  }
+
   /** Refusals: EINVAL for a device behind another IOMMU; EOPNOTSUPP for page requests of several stream ids; ENOMEM. */
   override *attachDevice(device: Device, old: Domain | undefined): Task<void> {
-    const master = masterOf(device);
-    if (master.instance !== this.instance) {
-      const { name } = device.iommu!.instance;
-      refuse(EINVAL, () => `${this.label} belongs to another IOMMU than ${device.label}, which is behind ${name}`);
+    const master = this.masterOf(device);
+    yield* handingOverPageRequests(master, this, old, attach(master, this.translation));
+  }
+
+  /** Refusals: as above, and EINVAL for stage 2, and beside stage 2. */
+  override *setDevicePasid(device: Device, pasid: number, old: Domain | undefined): Task<void> {
+    const master = this.masterOf(device);
+    const { translation } = this;
+    if (translation.kind !== "stage 1") {
+      return refuse(EINVAL, () => `${this.label} is no stage 1: PASID ${pasid} of ${device.label} cannot use it`);
     }
-    acceptPageRequests(master, this);
-    try {
-      yield* attach(master, this.translation);
-    } catch (error) {
-      yield* ceasePageRequests(master, this);
-      throw error;
-    }
-    yield* ceasePageRequests(master, old);
+    yield* handingOverPageRequests(master, this, old, attachPasid(master, pasid, translation));
   }
 
   override *map(iova: bigint, physical: number, size: number, prot: number): Task<void> {
@@ -159,6 +164,15 @@ export class SmmuV3PagingDomain extends PagingDomain {
   override free(): void {
     this.table.free();
     freeTag(this.instance, this.stage, this.tag);
+  }
+
+  private masterOf(device: Device): Master {
+    const master = masterOf(device);
+    if (master.instance !== this.instance) {
+      const { name } = device.iommu!.instance;
+      refuse(EINVAL, () => `${this.label} belongs to another IOMMU than ${device.label}, which is behind ${name}`);
+    }
+    return master;
   }
 
   private describe(format: LpaeFormat, { nestingParent, dirtyTracking }: PagingOptions): Translation {

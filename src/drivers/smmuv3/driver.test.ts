@@ -219,8 +219,8 @@ describe("attaching", () => {
       ...["CFGI_STE", "SYNC", "CFGI_STE", "SYNC", "PREFETCH_CONFIG"],
     ]);
     expect(commandsOf(group.replace(second, {}))).toEqual([
-      ...["CFGI_CD", "SYNC", "CFGI_CD", "SYNC", "CFGI_CD", "SYNC"],
-      ...["PREFETCH_CONFIG", "TLBI_NH_ASID", "SYNC"],
+      ...["CFGI_STE", "SYNC", "PREFETCH_CONFIG"],
+      ...["TLBI_NH_ASID", "SYNC"],
     ]);
     expect(commandsOf(group.detach()).slice(-2)).toEqual(["TLBI_NH_ASID", "SYNC"]);
   });

@@ -9,6 +9,7 @@ import {
   abortEntry,
   bypassEntry,
   contextTableEntry,
+  nestedEntry,
   S1DSS_BYPASS,
   S1DSS_SUBSTREAM_0,
   S1DSS_TERMINATE,
@@ -53,18 +54,13 @@ function transition(from: Entry, to: Entry, kind: EntryKind): Seen {
 const features = { stalls: "possible", attributesOverride: true, forcedWriteBack: true } as Features;
 const stage2Format = lpae({ stage: 2, granule: 4096, inputBits: 44, outputBits: 44 });
 const s1 = (address: number, s1dss = S1DSS_SUBSTREAM_0): Entry =>
-  contextTableEntry(features, { address, log2Entries: 5 }, { s1dss, canStall: false });
+  contextTableEntry(features, { address, log2Entries: 5, isTwoLevel: false }, { s1dss, canStall: false });
 const s2 = (vmid: number, canStall = false): Entry =>
   stage2Entry(features, { vmid, root: vmid * 0x10000, format: stage2Format, nestingParent: true }, canStall);
 
 /** A guest's stage 1 above a stage 2, as reference 6.2 makes it. */
 function nested(): Entry {
-  const entry = s2(1);
-  const guest = s1(0xabc000);
-  entry[0] = guest[0] | 0xe;
-  entry[1] = guest[1];
-  entry[2] |= guest[2] | (1 << 19);
-  return entry;
+  return nestedEntry(s2(1), s1(0xabc000).subarray(0, 4));
 }
 
 const entries = {

@@ -9,7 +9,8 @@
  *
  * Bits that neither configuration looks at change first. If then a single word differs, it is written alone, and the
  * hardware goes from old to new in one step. If more differ the entry is invalid in between, and a transaction that meets
- * it then fails.
+ * it then fails: who must not let that happen makes a new table and changes the one word that leads to it, see
+ * `context-table.ts` and `stream-table.ts`.
  */
 import type { PhysicalMemory } from "../../memory/index.ts";
 import type { Task } from "../../runtime/index.ts";
@@ -38,6 +39,10 @@ export function readEntry(memory: PhysicalMemory, address: number): Entry {
   return entry;
 }
 
+export function areEqual(a: Entry, b: Entry): boolean {
+  return a.every((word, i) => word === b[i]);
+}
+
 /** Writes a whole entry that the hardware cannot reach yet. */
 export function fillEntry(memory: PhysicalMemory, address: number, entry: Entry): void {
   for (let word = 0; word < ENTRY_WORDS; word++) memory.writeWord(address + word * 4, entry[word]);
@@ -45,7 +50,7 @@ export function fillEntry(memory: PhysicalMemory, address: number, entry: Entry)
 
 /**
  * Makes the entry at `address` equal to `target`. `sync` returns when the hardware has forgotten what it knew of the
- * entry. Cannot fail.
+ * entry. Cannot fail. False if nothing had to be written.
  */
 export function* writeEntry(
   memory: PhysicalMemory,
@@ -53,10 +58,41 @@ export function* writeEntry(
   target: Entry,
   kind: EntryKind,
   sync: () => Task<void>,
-): Task<void> {
+): Task<boolean> {
   const current = readEntry(memory, address);
-  // Most moves of a master change its CD and not its STE.
-  if (current.every((word, i) => word === target[i])) return;
+  let written = false;
+  for (const step of stepsBetween(current, target, kind)) {
+    if (!writeDoublewords(memory, address, step)) continue;
+    written = true;
+    yield* sync();
+  }
+  return written;
+}
+
+/** What the entry is after each sync. */
+function stepsBetween(current: Entry, target: Entry, kind: EntryKind): Entry[] {
+  const { prepared, critical } = planChange(current, target, kind);
+  if (critical.length === 0) return [target];
+  if (critical.length === 1) return [prepared, withDoubleword(prepared, target, critical[0]), target];
+  const invalid = current.slice();
+  invalid[0] &= ~kind.validBit;
+  return [invalid, withDoubleword(target, invalid, 0), target];
+}
+
+/** True if {@link writeEntry} can go from one to the other without an invalid entry in between. */
+export function changesInOneStep(current: Entry, target: Entry, kind: EntryKind): boolean {
+  return planChange(current, target, kind).critical.length <= 1;
+}
+
+/**
+ * `prepared` is the current entry with the target's values where the hardware does not look; `critical` are the 64-bit
+ * words that must still change and that it will look at.
+ */
+function planChange(
+  current: Entry,
+  target: Entry,
+  kind: EntryKind,
+): { readonly prepared: Entry; readonly critical: readonly number[] } {
   const harmless = kind.harmless(current, target);
   const usedNow = without(kind.used(current), harmless);
   const usedThen = without(kind.used(target), harmless);
@@ -64,22 +100,7 @@ export function* writeEntry(
   for (let word = 0; word < ENTRY_WORDS; word++) {
     prepared[word] = (current[word] & usedNow[word]) | (target[word] & ~usedNow[word]);
   }
-
-  const differing = doublewords.filter((i) => differs(prepared, target, usedThen, i));
-  if (differing.length === 1) {
-    const [critical] = differing;
-    yield* writeDoublewords(memory, address, prepared, sync);
-    yield* writeDoublewords(memory, address, withDoubleword(prepared, target, critical), sync);
-    yield* writeDoublewords(memory, address, target, sync);
-  } else if (differing.length > 1) {
-    const invalid = current.slice();
-    invalid[0] &= ~kind.validBit;
-    yield* writeDoublewords(memory, address, invalid, sync);
-    yield* writeDoublewords(memory, address, withDoubleword(target, invalid, 0), sync);
-    yield* writeDoublewords(memory, address, target, sync);
-  } else {
-    yield* writeDoublewords(memory, address, target, sync);
-  }
+  return { prepared, critical: doublewords.filter((i) => differs(prepared, target, usedThen, i)) };
 }
 
 /** The eight 64-bit words, by the index of their low halves. */
@@ -102,15 +123,14 @@ function withDoubleword(entry: Entry, source: Entry, i: number): Entry {
   return changed;
 }
 
-/** Writes the 64-bit words that differ from memory, each in one piece, then syncs if there were any. */
-function* writeDoublewords(memory: PhysicalMemory, address: number, entry: Entry, sync: () => Task<void>): Task<void> {
+/** Writes the 64-bit words that differ from memory, each in one piece; false if there were none. */
+function writeDoublewords(memory: PhysicalMemory, address: number, entry: Entry): boolean {
   let changed = false;
   for (const i of doublewords) {
     const at = address + i * 4;
     if (memory.readWord(at) === entry[i] && memory.readWord(at + 4) === entry[i + 1]) continue;
-    memory.writeWord(at, entry[i]);
-    memory.writeWord(at + 4, entry[i + 1]);
+    memory.writeDoubleword(at, entry[i], entry[i + 1]);
     changed = true;
   }
-  if (changed) yield* sync();
+  return changed;
 }

@@ -52,6 +52,23 @@ export function* ceasePageRequests(master: Master, domain: Domain | undefined): 
   if (master.faultingAttachments === 0) yield* forbidPageRequests(master.device);
 }
 
+/** Carries out an `attachment` of the master, or of one PASID of it, from `old` to `domain`. Refusals: both parts'. */
+export function* handingOverPageRequests(
+  master: Master,
+  domain: Domain,
+  old: Domain | undefined,
+  attachment: Task<void>,
+): Task<void> {
+  acceptPageRequests(master, domain);
+  try {
+    yield* attachment;
+  } catch (error) {
+    yield* ceasePageRequests(master, domain);
+    throw error;
+  }
+  yield* ceasePageRequests(master, old);
+}
+
 /** An event told of a stalled transaction: somebody will answer it, or it is aborted. */
 export function* reportStalled(instance: SmmuV3Instance, event: EventRecord, stallTag: number): Task<void> {
   const { streamId, substreamId } = event;

@@ -1,9 +1,9 @@
 // Runs in a browser.
 import { type Device, Domain } from "../../iommu/index.ts";
 import type { Task } from "../../runtime/index.ts";
-import { attach } from "./attach.ts";
+import { attach, detachPasid } from "./attach.ts";
 import { masterOf, type Translation } from "./master.ts";
-import { ceasePageRequests } from "./page-requests.ts";
+import { ceasePageRequests, handingOverPageRequests } from "./page-requests.ts";
 
 /** A domain without a table, one for all devices of all SMMUs: it belongs to nobody and is never freed. */
 export class StaticDomain extends Domain {
@@ -21,9 +21,21 @@ export class StaticDomain extends Domain {
 
   override *attachDevice(device: Device, old: Domain | undefined): Task<void> {
     const master = masterOf(device);
-    yield* attach(master, this.translation);
-    yield* ceasePageRequests(master, old);
+    yield* handingOverPageRequests(master, this, old, attach(master, this.translation));
   }
 
   override free(): void {}
+}
+
+/** What ends the translation of a PASID. Nothing passes by it as it is, so the identity domain is none for PASIDs. */
+export class BlockedDomain extends StaticDomain {
+  constructor() {
+    super("blocked");
+  }
+
+  override *setDevicePasid(device: Device, pasid: number, old: Domain | undefined): Task<void> {
+    const master = masterOf(device);
+    yield* detachPasid(master, pasid);
+    yield* ceasePageRequests(master, old);
+  }
 }

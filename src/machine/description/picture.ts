@@ -63,9 +63,11 @@ function memoryWords({ memory }: MachineDescription): string {
 }
 
 function defaultDomainWords({ defaultDomain }: MachineDescription): string {
-  return defaultDomain === "identity"
-    ? "identity: devices that nobody has taken see memory untranslated"
-    : "dma: devices that nobody has taken see an empty page table";
+  return {
+    identity: "identity: devices that nobody has taken see memory untranslated",
+    dma: "dma: devices that nobody has taken see an empty page table",
+    "dma-fq": "dma-fq: devices that nobody has taken see an empty page table, invalidated lazily",
+  }[defaultDomain];
 }
 
 function iommuLines(iommu: IommuDescription): string[] {
@@ -105,20 +107,23 @@ function smmuFacts({ base, features }: SmmuDescription): string[] {
 function deviceLines({ devices }: MachineDescription): string[] {
   if (devices.length === 0) return ["└─ nothing"];
   const groups = groupNumbers(devices);
+  const width = Math.max(5, ...devices.map(({ model }) => model.length));
   let cdevs = 0;
   return devices.flatMap((device, index) => {
     const last = index === devices.length - 1;
     const group = groups.get(device);
-    const words = [pciAddress(device.address), device.model.padEnd(5)];
+    const words = [pciAddress(device.address), device.model.padEnd(width)];
     if (group === undefined) words.push("no IOMMU: no group, DMA reaches memory untranslated");
     else
       words.push(
         `group ${group}`,
-        device.driver ? `/dev/vfio/devices/vfio${cdevs++}` : "no driver",
+        device.driver === "vfio-pci" ? `/dev/vfio/devices/vfio${cdevs++}` : `${device.driver ?? "no"} driver`,
         `behind ${device.iommu}`,
       );
     const margin = last ? " " : "│";
-    const notes = [groupReason(device, groups), capabilityWords(device)].filter((note) => note !== "").join("; ");
+    const notes = [groupReason(device, groups), firmwareWords(device), capabilityWords(device)]
+      .filter((note) => note !== "")
+      .join("; ");
     return [
       `${last ? "└─" : "├─"} ${words.join("  ")}`,
       ...wrapped(`${margin}           `, notes, `${margin}           `),
@@ -136,17 +141,32 @@ function groupReason(device: DeviceDescription, groups: ReadonlyMap<DeviceDescri
   return `alone in its group: ${device.multifunction ? "ACS keeps the functions apart" : "one function"}`;
 }
 
-function capabilityWords({ capabilities, options }: DeviceDescription): string {
-  const { express, acs, ats, pri, pasidBits } = capabilities;
+function firmwareWords({ untrusted, defaultDomain, reserved }: DeviceDescription): string {
+  const words = reserved.map(
+    ({ type, start, size }) => `${type} region of ${sizeWords(size)} at 0x${start.toString(16)}`,
+  );
+  if (untrusted) words.unshift("untrusted");
+  if (defaultDomain !== undefined) words.unshift(`its default domain is always ${defaultDomain}`);
+  return words.join(", ");
+}
+
+function capabilityWords(device: DeviceDescription): string {
+  const { express, acs, ats, pri, pasidBits } = device.capabilities;
   const words = [
     express ? "PCI Express" : "",
     acs ? "ACS" : "",
     ats ? "ATS" : "",
     pri ? "PRI" : "",
     pasidBits > 0 ? `${pasidBits}-bit PASIDs` : "",
-    `${options.dmaMaskBits}-bit DMA addresses`,
+    device.canStall ? "waits for pages" : "",
+    ...modelWords(device),
   ];
   return words.filter((word) => word !== "").join(", ");
+}
+
+function modelWords({ model, options }: DeviceDescription): string[] {
+  if (model === "edu") return [`${options.dmaMaskBits}-bit DMA addresses`];
+  return [`${options.queues} queues`];
 }
 
 /** `"4 KiB"`, `"1 GiB"`; the largest unit that leaves a whole number. */

@@ -8,13 +8,16 @@ import { nearest } from "./nearest.ts";
 import type { MachineInput } from "./schema.ts";
 import {
   type CapabilityDescription,
+  type CopyEngineDescription,
   type DeviceDescription,
+  type EduDescription,
   type Granule,
   type IommuDescription,
   type MachineDescription,
   type MemoryDescription,
   type PciAddress,
   pciAddress,
+  type RegionDescription,
   type SmmuFeatureDescription,
   type VirtioIommuFeatureDescription,
 } from "./types.ts";
@@ -195,6 +198,7 @@ function resolveSmmuFeatures(given: FeaturesInput, path: Path, report: Report): 
     stage2: true,
     rangeInvalidation: true,
     dirtyTracking: false,
+    broadcastTlb: false,
     twoLevelStreamTable: true,
     coherent: true,
     outputBits: 48,
@@ -248,12 +252,15 @@ function resolveDevices(
       const path = ["devices", index];
       const iommu = resolveIommu(input, path, iommus, report);
       const shared = {
-        model: input.model,
+        ...resolveModel(input, path, report),
         multifunction: functionsOf(device) > 1,
         iommu: iommu?.name,
         driver: resolveDriver(input, path, iommu, report),
-        capabilities: resolveCapabilities(input.capabilities ?? {}, [...path, "capabilities"], report),
-        options: { dmaMaskBits: input.options?.dmaMask ?? 28 },
+        untrusted: input.untrusted ?? false,
+        defaultDomain: resolveDefaultDomain(input, path, report),
+        reserved: resolveReserved(input, path, iommu, report),
+        canStall: resolveStalls(input, path, iommu, report),
+        capabilities: resolveCapabilities(input, [...path, "capabilities"], report),
       };
       return Array.from({ length: count }, (_, number) => ({
         ...shared,
@@ -368,8 +375,15 @@ function resolveDriver(
   path: Path,
   iommu: IommuDescription | undefined,
   report: Report,
-): "vfio-pci" | undefined {
+): DeviceDescription["driver"] {
   if (input.driver === "none") return undefined;
+  if (input.driver === "edu") {
+    if (input.model !== "edu") {
+      const where = [...path, "driver"];
+      report(where, `${nameOf(where)} is edu, which does not match a ${input.model}; vfio-pci or none is right`);
+    }
+    return "edu";
+  }
   const fits = iommu !== undefined && (iommu.kind === "virtio-iommu" || iommu.features.coherent);
   if (input.driver === "vfio-pci" && !fits && (iommu || input.iommu === undefined || input.iommu === "none")) {
     const why = iommu ? `${iommu.name} is not coherent` : "the device has no IOMMU";
@@ -378,12 +392,77 @@ function resolveDriver(
   return fits ? "vfio-pci" : undefined;
 }
 
-function resolveCapabilities(
-  input: NonNullable<DeviceInput["capabilities"]>,
+function resolveDefaultDomain(input: DeviceInput, path: Path, report: Report): DeviceDescription["defaultDomain"] {
+  if (input.untrusted && input.defaultDomain === "identity") {
+    const where = [...path, "defaultDomain"];
+    report(where, `${nameOf(where)} is identity, but an untrusted device is never given all of memory; dma is right`);
+  }
+  return input.defaultDomain;
+}
+
+function resolveReserved(
+  { reserved = [] }: DeviceInput,
+  path: Path,
+  iommu: IommuDescription | undefined,
+  report: Report,
+): RegionDescription[] {
+  const list = [...path, "reserved"];
+  if (reserved.length > 0 && iommu === undefined) {
+    report(list, `${nameOf(list)} is for an IOMMU, and the device has none; leave it out`);
+  }
+  return reserved.map((input, index) => {
+    const region = { type: input.type, start: bytes(input.start), size: bytes(input.size) };
+    const end = region.start + region.size;
+    const where = [...list, index];
+    if (region.size === 0) report([...where, "size"], `${nameOf(where)} is empty; its size must be at least 1B`);
+    if (end > PHYSICAL_END) {
+      report(
+        where,
+        `${nameOf(where)} ends at ${hex(end)}; physical addresses have 52 bits, so at most ${hex(PHYSICAL_END)}`,
+      );
+    }
+    return region;
+  });
+}
+
+function resolveStalls(
+  { model, canStall }: DeviceInput,
+  path: Path,
+  iommu: IommuDescription | undefined,
+  report: Report,
+): boolean {
+  const isPossible = iommu?.kind === "smmuv3";
+  if (canStall && iommu !== undefined && !isPossible) {
+    const where = nameOf([...path, "canStall"]);
+    report([...path, "canStall"], `${where} is true, but only an smmuv3 stalls, and ${iommu.name} is a ${iommu.kind}`);
+  }
+  return canStall ?? (model === "copy-engine" && isPossible);
+}
+
+/** Which options belong to which model. */
+const OPTIONS_OF: Readonly<Record<DeviceInput["model"], readonly string[]>> = {
+  edu: ["dmaMask"],
+  "copy-engine": ["queues"],
+};
+
+function resolveModel(
+  { model, options = {} }: DeviceInput,
   path: Path,
   report: Report,
-): CapabilityDescription {
-  const { acs = false, ats = false, pri = false, pasid = 0 } = input;
+): Pick<EduDescription, "model" | "options"> | Pick<CopyEngineDescription, "model" | "options"> {
+  for (const option of Object.keys(options)) {
+    if (OPTIONS_OF[model].includes(option)) continue;
+    const where = [...path, "options", option];
+    report(where, `${nameOf(where)} is no option of ${model}; it has ${OPTIONS_OF[model].join(" and ")}`, "key");
+  }
+  if (model === "edu") return { model, options: { dmaMaskBits: options.dmaMask ?? 28 } };
+  return { model, options: { queues: options.queues ?? 4 } };
+}
+
+function resolveCapabilities(device: DeviceInput, path: Path, report: Report): CapabilityDescription {
+  const input = device.capabilities ?? {};
+  const pasids = device.model === "copy-engine" ? 16 : 0;
+  const { acs = false, ats = false, pri = false, pasid = pasids } = input;
   const extended = Object.entries({ acs, ats, pri, pasid }).find(([, value]) => value)?.[0];
   if (input.express === false && extended) {
     report(

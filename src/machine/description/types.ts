@@ -6,7 +6,7 @@ export interface MachineDescription {
   readonly about: string;
   readonly memory: MemoryDescription;
   /** How devices translate that nobody has taken. */
-  readonly defaultDomain: "identity" | "dma";
+  readonly defaultDomain: "identity" | "dma" | "dma-fq";
   /** In the order in which they are probed. */
   readonly iommus: readonly IommuDescription[];
   /** One for each PCI function, in ascending address: the order in which they are probed. */
@@ -59,6 +59,8 @@ export interface SmmuFeatureDescription {
   readonly stage2: boolean;
   readonly rangeInvalidation: boolean;
   readonly dirtyTracking: boolean;
+  /** It hears the TLB maintenance of the CPU. */
+  readonly broadcastTlb: boolean;
   readonly twoLevelStreamTable: boolean;
   readonly coherent: boolean;
   /** In bytes, ascending. */
@@ -75,17 +77,43 @@ export interface SmmuFeatureDescription {
 export type Granule = 4096 | 16384 | 65536;
 
 /** One PCI function. */
-export interface DeviceDescription {
+export type DeviceDescription = EduDescription | CopyEngineDescription;
+
+export interface EduDescription extends AnyDeviceDescription {
   readonly model: "edu";
+  readonly options: EduOptions;
+}
+
+export interface CopyEngineDescription extends AnyDeviceDescription {
+  readonly model: "copy-engine";
+  readonly options: CopyEngineOptions;
+}
+
+interface AnyDeviceDescription {
   readonly address: PciAddress;
   /** Its device has more functions than this one. */
   readonly multifunction: boolean;
   /** Name of the IOMMU that translates its DMA, if any. */
   readonly iommu: string | undefined;
   /** The driver bound to it, if any. */
-  readonly driver: "vfio-pci" | undefined;
+  readonly driver: "vfio-pci" | "edu" | undefined;
+  /** Plugged into an external port. */
+  readonly untrusted: boolean;
+  /** The only default domain with which it works, if there is one. */
+  readonly defaultDomain: "identity" | "dma" | undefined;
+  /** What the firmware says of addresses. */
+  readonly reserved: readonly RegionDescription[];
+  /** The firmware says so: an access without translation waits until software answers. */
+  readonly canStall: boolean;
   readonly capabilities: CapabilityDescription;
-  readonly options: EduOptions;
+}
+
+/** Addresses that firmware reserves for a device, or keeps from it. */
+export interface RegionDescription {
+  readonly type: "direct" | "direct-relaxable" | "reserved" | "msi";
+  readonly start: number;
+  /** In bytes. */
+  readonly size: number;
 }
 
 export interface PciAddress {
@@ -107,6 +135,10 @@ export interface CapabilityDescription {
 export interface EduOptions {
   /** Address bits of the DMA engine: 28 as the device's specification has it, 64 for all. */
   readonly dmaMaskBits: number;
+}
+
+export interface CopyEngineOptions {
+  readonly queues: number;
 }
 
 /** `"00:01.0"`. */

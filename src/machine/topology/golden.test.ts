@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { gunzipSync } from "node:zlib";
 import { describe, expect, it } from "vitest";
 import { formGroups, parseRecordings, summary } from "./index.ts";
 
@@ -9,15 +10,18 @@ interface Recorded {
   readonly groups: readonly { readonly id: number; readonly reserved: readonly string[] }[];
 }
 
-/** Recordings of Linux 7.2: those shared by all, beside the checkout, and those kept here. */
+/** Recordings of Linux 7.2: those shared by all, beside the checkout; those kept here; random ones of tools/topologies. */
 const shared = ["../shared", "../../shared"]
   .map((folder) => join(import.meta.dirname, "../../..", folder, "conformance/golden/groups.jsonl"))
   .find(existsSync);
 const own = join(import.meta.dirname, "recorded.test-data.jsonl");
+const random = join(import.meta.dirname, "recorded-random.test-data.jsonl.gz");
+
 const hex = (value: bigint): string => `0x${value.toString(16).padStart(16, "0")}`;
 
 function compare(file: string): void {
-  const text = readFileSync(file, "utf8");
+  const bytes = readFileSync(file);
+  const text = (file.endsWith(".gz") ? gunzipSync(bytes) : bytes).toString();
   const recordings = text
     .trim()
     .split("\n")
@@ -51,4 +55,8 @@ describe.skipIf(shared === undefined)("Linux 7.2 makes the same groups of the sh
 
 describe("Linux 7.2 makes the same groups of the recordings kept here", () => {
   compare(own);
+});
+
+describe("Linux 7.2 makes the same groups of random topologies", () => {
+  compare(random);
 });

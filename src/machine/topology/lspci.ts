@@ -1,5 +1,8 @@
 // Runs in a browser.
-/** The text of `lspci -xxxx`, also with `-v`, `-vvv` or `-nn`: what matters are the first line and the bytes of each function. */
+/**
+ * The text of `lspci -xxxx`, also with `-v`, `-vvv`, `-nn`, `-D`, `-PP` or `-vmm`: what matters are the first line and the
+ * bytes of each function. People indent it, quote it and put it behind other text; mail wraps it.
+ */
 import {
   CAPABILITY_EXPRESS,
   CONFIG_SPACE_SIZE,
@@ -9,11 +12,19 @@ import {
 } from "../../pci/index.ts";
 import { type RecordedPci, type Topology, TopologyError } from "./topology.ts";
 
-const FUNCTION = /^((?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[01][0-9a-f]\.[0-7]) (.*)$/;
-const BYTES = /^([0-9a-f]{2,3}):((?: [0-9a-f]{2}){16})\s*$/;
-const LIKE_BYTES = /^[0-9a-f]{2,3}:(?:\s|$)/;
+const NAME = "(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[01][0-9a-f]\\.[0-7]";
+/** A name with what it is; before it, with `-PP`, the bridges on the way, and with `-vmm` what the name is. */
+const FUNCTION = new RegExp(`^(?:Slot:\\s+|Device:\\s+)?((?:${NAME}/)*)(${NAME})(?:\\s+(.*))?$`, "i");
+/** What `-P` writes: the numbers of buses are left out. */
+const WITHOUT_BUSES = new RegExp(`^${NAME}(?:/[01][0-9a-f]\\.[0-7])+ `, "i");
+const BYTES = /^([0-9a-f]{2,3}):((?:\s+[0-9a-f]{2}){1,16})\s*$/i;
+const LIKE_BYTES = /^[0-9a-f]{2,3}:(?:\s|$)/i;
+const MORE_BYTES = /^\s*[0-9a-f]{2}(?:\s+[0-9a-f]{2})*\s*$/i;
+const BYTES_IN_LINE = 16;
 /** The last line of a dump that is cut off within the name of a function, or within an offset. */
-const CUT_OFF = /(?:^|\n)[0-9a-f]{1,8}(?::[0-9a-f:.]*)?$/;
+const CUT_OFF = /(?:^|\n)[0-9a-f]{1,8}(?::[0-9a-f:.]*)?$/i;
+const DAMAGED = "a line of 16 bytes was to be here; the dump is cut off or damaged";
+const WANTED = "wanted is the output of: sudo lspci -xxxx";
 
 interface Entry {
   readonly name: string;
@@ -23,36 +34,75 @@ interface Entry {
 
 /** Reads a dump; mistakes are told with `label` and the number of the line. */
 export function parseLspci(label: string, text: string): Topology {
+  const lines = withoutMargin(text.split(/\r?\n/));
+  const entries = readEntries(label, lines);
+  if (entries.length === 0)
+    throw new TopologyError(`${label}: neither a dump of lspci -xxxx nor topologies as JSON lines`);
+  if (CUT_OFF.test(lines.at(-1)!)) throw new TopologyError(`${label}: the dump is cut off in its last line`);
+  if (entries.every(({ bytes }) => bytes.length === 0)) {
+    throw new TopologyError(`${label}: words of lspci without the bytes of configuration space; ${WANTED}`);
+  }
+  // A plain list may stand before the dump.
+  const dumped = new Set(entries.filter(({ bytes }) => bytes.length > 0).map(({ name }) => name));
+  const wanted = entries.filter(({ name, bytes }) => bytes.length > 0 || !dumped.has(name));
+  return { functions: wanted.map((entry) => complete(label, entry, wanted)) };
+}
+
+/** The lines without what stands before the first name of a function and before all others: indentation, or marks of a quotation. */
+function withoutMargin(lines: readonly string[]): readonly string[] {
+  const name = new RegExp(`^([\\s>|]*)(?:Slot:\\s+)?${NAME}(?:\\s|/)`, "i");
+  const [, margin = ""] = lines.map((line) => name.exec(line)).find((match) => match !== null) ?? [];
+  if (margin === "") return lines;
+  return lines.map((line) => (line.startsWith(margin) ? line.slice(margin.length) : line.trimStart()));
+}
+
+function readEntries(label: string, lines: readonly string[]): Entry[] {
   const entries: Entry[] = [];
-  for (const [index, line] of text.split(/\r?\n/).entries()) {
+  /** Bytes that a wrapped line still lacks. */
+  let lacking = 0;
+  for (const [index, line] of lines.entries()) {
     const fail = (message: string): never => {
       throw new TopologyError(`${label}:${index + 1}: ${message}`);
     };
+    const take = (bytes: string): void => {
+      const values = bytes.trim().split(/\s+/);
+      if (values.length > lacking) fail("more than 16 bytes in a line; the dump is damaged");
+      lacking -= values.length;
+      entries.at(-1)!.bytes.push(...values.map((byte) => Number.parseInt(byte, 16)));
+    };
+    if (lacking > 0) {
+      if (!MORE_BYTES.test(line)) fail(DAMAGED);
+      take(line);
+      continue;
+    }
     const header = FUNCTION.exec(line);
     if (header !== null) {
-      const [, name, description] = header;
-      entries.push({ name: name.length === 7 ? `0000:${name}` : name, description, bytes: [] });
+      const [, path, name, description = ""] = header;
+      entries.push({ name: fullName(path, name), description, bytes: [] });
+    } else if (WITHOUT_BUSES.test(line)) {
+      fail(`lspci -P leaves out the numbers of buses; ${WANTED}`);
     } else if (LIKE_BYTES.test(line)) {
       const entry = entries.at(-1) ?? fail("bytes before the first function");
-      const [, offset, bytes] =
-        BYTES.exec(line) ?? fail(`a line of 16 bytes was to be here; the dump is cut off or damaged`);
+      const [, offset, bytes] = BYTES.exec(line) ?? fail(DAMAGED);
       if (Number.parseInt(offset, 16) !== entry.bytes.length) {
         fail(`offset ${offset} of ${entry.name} where ${entry.bytes.length.toString(16)} was to be: lines are missing`);
       }
       if (entry.bytes.length >= EXTENDED_CONFIG_SPACE_SIZE) fail(`${entry.name} has more than 4096 bytes`);
-      entry.bytes.push(
-        ...bytes
-          .trim()
-          .split(" ")
-          .map((byte) => Number.parseInt(byte, 16)),
-      );
+      lacking = BYTES_IN_LINE;
+      take(bytes);
     }
   }
-  if (entries.length > 0 && CUT_OFF.test(text))
-    throw new TopologyError(`${label}: the dump is cut off in its last line`);
-  if (entries.length === 0)
-    throw new TopologyError(`${label}: neither a dump of lspci -xxxx nor topologies as JSON lines`);
-  return { functions: entries.map((entry) => complete(label, entry, entries)) };
+  if (lacking > 0) {
+    throw new TopologyError(`${label}:${lines.length}: ${DAMAGED}`);
+  }
+  return entries;
+}
+
+/** With its segment, which in a path only the first name has. */
+function fullName(path: string, name: string): string {
+  if (/:.*:/.test(name)) return name.toLowerCase();
+  const [segment] = /^[0-9a-f]{4,8}(?=:..:)/i.exec(path) ?? ["0000"];
+  return `${segment}:${name}`.toLowerCase();
 }
 
 /** The function, if all of it was dumped that decides. */
@@ -60,9 +110,11 @@ function complete(label: string, { name, description, bytes }: Entry, entries: r
   const fail = (message: string): never => {
     throw new TopologyError(`${label}: ${name} ${message}`);
   };
-  const wanted = "wanted is the output of: sudo lspci -xxxx";
-  if (bytes.length === 0) fail(`has no bytes; ${wanted}`);
-  if (bytes.length === HEADER_SIZE) fail(`has only 64 bytes of its configuration space; ${wanted}`);
+  if (bytes.length === 0) fail(`has no bytes; ${WANTED}`);
+  if (bytes.every((byte) => byte === 0xff)) {
+    fail("reads as nothing but ones: it slept in D3cold, or was gone; wake it and make the dump again");
+  }
+  if (bytes.length === HEADER_SIZE) fail(`has only 64 bytes of its configuration space; ${WANTED}`);
   if (bytes.length !== CONFIG_SPACE_SIZE && bytes.length !== EXTENDED_CONFIG_SPACE_SIZE) {
     fail(`ends after ${bytes.length} bytes: the dump is cut off`);
   }
@@ -70,7 +122,7 @@ function complete(label: string, { name, description, bytes }: Entry, entries: r
   if (bytes.length === CONFIG_SPACE_SIZE && isExpress(config)) {
     const others = entries.filter((entry) => entry.name !== name && isExpress(Uint8Array.from(entry.bytes)));
     if (entries.every((entry) => entry.bytes.length === CONFIG_SPACE_SIZE)) {
-      fail(`is PCI Express, but its ACS cannot be seen in 256 bytes; ${wanted}`);
+      fail(`is PCI Express, but its ACS cannot be seen in 256 bytes; ${WANTED}`);
     }
     // Behind a conventional bridge 256 bytes are all that can be reached, but seldom of just the last function.
     const isLast = entries.at(-1)?.name === name;
@@ -78,7 +130,7 @@ function complete(label: string, { name, description, bytes }: Entry, entries: r
       fail("is PCI Express but ends after 256 bytes: the dump is cut off");
     }
   }
-  return { name, config, description };
+  return { name, config, ...(description === "" ? {} : { description }) };
 }
 
 function isExpress(config: Uint8Array): boolean {

@@ -1,5 +1,7 @@
 // Runs in a browser.
-/** The format of recorded hardware cases (format 1): a header line, then one case a line, all JSON. */
+/** The format of recorded hardware cases (format 1): a header line, then one case, or one step of a log, a line, all JSON. */
+import { isBytes, isObject } from "./json.ts";
+import { isLogStep, type LogStep, type PlacedStep, stepProblem } from "./log.ts";
 
 /** Numbers as hex strings, `"0x…"`. */
 export type Hex = string;
@@ -72,6 +74,7 @@ export class CaseFileError {
 export interface CaseFile {
   readonly header: Header;
   readonly cases: readonly ReplayCase[];
+  readonly log: readonly PlacedStep[];
 }
 
 /** Reads the text of a case file; `name` names it in messages. Throws {@link CaseFileError}. */
@@ -87,12 +90,16 @@ export function parseCaseFile(name: string, text: string): CaseFile {
       `${first.place}: not a case file: the first line must be a header ({"header": true, "format": 1, "regs": …, "ram": …})`,
     );
   }
-  const cases = rest.map(({ place, value }) => {
-    const problem = caseProblem(value);
-    if (problem !== undefined) throw new CaseFileError(`${place}: not a case: ${problem}`);
-    return value as ReplayCase;
-  });
-  return { header: first.value, cases };
+  const cases: ReplayCase[] = [];
+  const log: PlacedStep[] = [];
+  for (const { place, value } of rest) {
+    const isStep = isLogStep(value);
+    const problem = isStep ? stepProblem(value) : caseProblem(value);
+    if (problem !== undefined) throw new CaseFileError(`${place}: not a ${isStep ? "step" : "case"}: ${problem}`);
+    if (isStep) log.push({ place, step: value as unknown as LogStep });
+    else cases.push(value as ReplayCase);
+  }
+  return { header: first.value, cases, log };
 }
 
 function parseLine(line: string, place: string): unknown {
@@ -103,18 +110,8 @@ function parseLine(line: string, place: string): unknown {
   }
 }
 
-type Fields = Readonly<Record<string, unknown>>;
-
-function isObject(value: unknown): value is Fields {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
 function isHex(value: unknown): value is Hex {
   return typeof value === "string" && /^0x[0-9a-f]{1,16}$/i.test(value);
-}
-
-function isBytes(value: unknown): value is string {
-  return typeof value === "string" && value.length % 2 === 0 && /^[0-9a-f]*$/i.test(value);
 }
 
 const RAM_UNIT = 2 ** 21;

@@ -4,6 +4,7 @@ import { gunzipSync } from "node:zlib";
 import { describe, expect, test } from "vitest";
 import { CaseFileError, type DmaResult, type Header, type Phase, parseCaseFile, type ReplayCase } from "./case.ts";
 import { compareCase, describeDifference, verdict } from "./compare.ts";
+import { compareLog, type LogVerdict } from "./compare-log.ts";
 
 /** Both stages, 16-bit tags, no substreams, no stalls, 44-bit addresses: chosen by hand. */
 const header: Header = {
@@ -182,6 +183,25 @@ describe("a case that it does not agree with", () => {
     expect(verdict(wrong, bits)).toBe("quirk");
     expect(verdict(wrong, [...bits, { ...bits[0], isRecorderBits: false }])).toBe("failed");
   });
+
+  test("is a quirk without a mark if the recorder takes TBI0 for the upper half too", () => {
+    const words = (...values: bigint[]): string => Buffer.from(new BigUint64Array(values).buffer).toString("hex");
+    const lower = 25n + 2n ** 14n; // T0SZ, EPD0
+    const upper = 25n * 2n ** 16n + 2n * 2n ** 22n; // T1SZ, TG1 of 4 KiB
+    const rest = 2n ** 31n + (4n + 0x40n + 0x200n + 0x6000n) * 2n ** 32n; // V; IPS, TBI0, AA64, R and A
+    const memory: Phase["mem"] = [
+      [STE, words(0xbn + 0x40300000n)],
+      ["0x40300000", words(lower + upper + rest, 0n, 0x40301000n)],
+      ["0x40301ff8", words(0x40000441n)],
+      data,
+    ];
+    const access = { ...through, pa: ["0x41000000"] };
+    const ignored = makeCase(memory, [read("0xb3ffffffc1000000", access)]);
+    expect(compareCase(header, makeCase(memory, [read("0xffffffffc1000000", access)]))).toEqual([]);
+    expect(verdict(ignored, compareCase(header, ignored))).toBe("quirk");
+    const elsewhere = makeCase(memory, [read("0xb3ffffffc2000000", access)]);
+    expect(verdict(elsewhere, compareCase(header, elsewhere))).toBe("failed");
+  });
 });
 
 describe("case files", () => {
@@ -193,7 +213,18 @@ describe("case files", () => {
     expect(cases).toHaveLength(2);
   });
 
+  test("a header and the steps of a log, each with its place", () => {
+    const { log } = parseCaseFile("f", `${headerLine}\n{"op":"reset"}\n\n{"op":"w","off":"0x20","val":1}\n`);
+    expect(log.map(({ place, step }) => [place, step.op])).toEqual([
+      ["f:2", "reset"],
+      ["f:4", "w"],
+    ]);
+  });
+
   test.each<[string, string]>([
+    [`${headerLine}\n{"op":"x"}`, 'f:2: not a step: unknown op "x"'],
+    [`${headerLine}\n{"op":"m","addr":1,"hex":"0"}`, "f:2: not a step: m needs addr and hex"],
+    [`${headerLine}\n{"op":"dma","sid":1,"iova":0,"len":4,"write":true}`, "dma needs len bytes of data to write"],
     ["", "f: empty, where a header line was expected"],
     ["what", "f:1: not JSON"],
     [line, "f:1: not a case file"],
@@ -211,6 +242,34 @@ describe("case files", () => {
     }
     expect(error).toBeInstanceOf(CaseFileError);
     expect((error as CaseFileError).message).toContain(message);
+  });
+});
+
+describe("a log", () => {
+  const steps = (...lines: object[]): LogVerdict[] => {
+    const text = [header, ...lines].map((line) => JSON.stringify(line)).join("\n");
+    return compareLog(header, parseCaseFile("f", text).log);
+  };
+  const bypassed = [
+    { op: "m", addr: STE, hex: bypass[1] },
+    { op: "m", addr: 0x41000000, hex: data[1] },
+    { op: "w", off: "0x80", size: 8, val: "0x40000000" },
+    { op: "w", off: "0x88", val: 8 },
+    { op: "w", off: 0x20, val: 1 },
+  ];
+  const dma = { op: "dma", sid: STREAM, iova: "0x41000000", len: 4, expect: { ok: true, data: through.data } };
+
+  test("is run in order; registers are compared in the bits asked for", () => {
+    const check = { op: "r", off: "0x24", val: "0xff01", mask: "0xff" };
+    expect(steps(...bypassed, { op: "r", off: "0x24", val: 1 }, check, dma)).toEqual([{ differences: [] }]);
+  });
+
+  test("parts at each reset; memory stays if asked for", () => {
+    const off = { op: "dma", sid: STREAM, iova: "0x41000000", len: 4, expect: { data: "00000000" } };
+    const kept = { ...off, expect: { data: through.data } };
+    const [first, second, third] = steps(...bypassed, dma, { op: "reset", clear: false }, kept, { op: "reset" }, kept);
+    expect([first.differences, second.differences]).toEqual([[], []]);
+    expect(third.differences).toEqual([`f:11: DMA: data: wanted ${through.data}, got 00000000`]);
   });
 });
 

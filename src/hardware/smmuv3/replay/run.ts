@@ -15,7 +15,7 @@ import {
   GERRORN,
   PAGE1,
 } from "../registers.ts";
-import type { Dma, END_REGISTERS, Header, Operation, ReplayCase } from "./case.ts";
+import type { Dma, END_REGISTERS, Header, Operation, Phase } from "./case.ts";
 
 /** Bytes let through to a physical address. */
 export interface Piece {
@@ -41,10 +41,10 @@ export interface PhaseOutcome {
 
 const POINTER = 0x7fffffff;
 
-/** Runs all phases of a case. */
-export function runCase(header: Header, replayCase: ReplayCase): PhaseOutcome[] {
-  const run = new CaseRun(header);
-  return [replayCase, ...(replayCase.then ?? [])].map((phase) => {
+/** Runs the phases of a case, without a reset between them. */
+export function runPhases(header: Header, phases: readonly Phase[]): PhaseOutcome[] {
+  const run = new RecordingRun(header);
+  return phases.map((phase) => {
     for (const [address, bytes] of phase.mem) run.memory.write(Number(address), fromHex(bytes));
     for (const operation of phase.setup) run.operate(operation);
     const dma = phase.dma.map((access) => run.access(access));
@@ -52,7 +52,8 @@ export function runCase(header: Header, replayCase: ReplayCase): PhaseOutcome[] 
   });
 }
 
-class CaseRun {
+/** A model with memory, on which a recording is run. */
+export class RecordingRun {
   readonly memory: PhysicalMemory;
   private readonly system = new System();
   private readonly smmu: SmmuV3;
@@ -62,10 +63,10 @@ class CaseRun {
   private pieces: Piece[] = [];
   private explanations: string[] = [];
 
-  constructor({ regs, ram }: Header) {
-    this.memory = new PhysicalMemory(this.system, {
-      ram: ram.map(([base, size]) => ({ base: Number(base), size: Number(size) })),
-    });
+  /** `memory` from an earlier run, to go on with its content. */
+  constructor({ regs, ram }: Header, memory?: PhysicalMemory) {
+    const ranges = ram.map(([base, size]) => ({ base: Number(base), size: Number(size) }));
+    this.memory = memory ?? new PhysicalMemory(this.system, { ram: ranges });
     this.smmu = new SmmuV3(this.system, this.memory, {
       idr0: Number(regs.IDR0),
       idr1: Number(regs.IDR1),
@@ -112,6 +113,10 @@ class CaseRun {
       events: this.eventsBetween(before, after),
       explanations: this.explanations,
     };
+  }
+
+  readRegister(offset: number, size: 4 | 8): bigint {
+    return size === 8 ? this.smmu.read64(offset) : BigInt(this.smmu.read32(offset));
   }
 
   registers(): PhaseOutcome["registers"] {
