@@ -25,6 +25,7 @@ import { CHUNK_SIZE, type FileNode, PhysicalMemory } from "../memory/index.ts";
 import { devicePath, MsiController, type PciFunction, PciHost, pciNodes } from "../pci/index.ts";
 import { assert, type Clock, System, type Task } from "../runtime/index.ts";
 import { testInterface } from "../selftest/index.ts";
+import { UacceDriver, uacceNodes, uaccePath } from "../uacce/index.ts";
 import { VfioPciDriver, vfioNodes } from "../vfio/index.ts";
 import type { DeviceDescription, IommuDescription, MachineDescription } from "./description.ts";
 import { DmaRouter } from "./dma-router.ts";
@@ -66,6 +67,7 @@ export class Machine {
   readonly sva: Sva;
   readonly pci: PciHost;
   readonly vfio: VfioPciDriver;
+  readonly uacce: UacceDriver;
   readonly files: MachineFiles;
   /** Where mock devices come and go, if the machine has any. */
   readonly mockBus: MockBus | undefined;
@@ -102,6 +104,12 @@ export class Machine {
     if (options.mock) this.mockBus = new MockBus(this.core, new MockDriver(this.system, this.memory));
     const device = (member: PciFunction) => this.deviceOf.get(member);
     this.vfio = new VfioPciDriver(this.system, { device });
+    this.uacce = new UacceDriver(this.system, {
+      memory: this.memory,
+      device,
+      sva: this.sva,
+      onChange: (changed) => this.files.touch(`${uaccePath(changed)}/available_instances`),
+    });
     this.eduDriver = new EduKernelDriver(this.system, { device });
     this.pci.drivers.kernelDma = {
       begin: (member) => useDefaultDomain(device(member)!),
@@ -118,6 +126,7 @@ export class Machine {
       () => pciNodes(this.pci),
       () => groupNodes(this.core, (device) => this.pathOf(device)),
       () => vfioNodes(this.vfio),
+      () => uacceNodes(this.uacce),
     ]);
   }
 
@@ -134,8 +143,7 @@ export class Machine {
   *powerUp(): Task<void> {
     for (const device of this.description.devices) this.plug(device);
     this.pci.enumerate();
-    this.pci.drivers.register(this.vfio);
-    this.pci.drivers.register(this.eduDriver);
+    for (const driver of [this.vfio, this.uacce, this.eduDriver]) this.pci.drivers.register(driver);
     for (const iommu of this.description.iommus) yield* this.startIommu(iommu);
     if (this.mockBus !== undefined) yield* this.core.register(this.mockBus.driver.instance);
     for (const device of this.description.devices) yield* this.startDevice(device);
@@ -195,11 +203,10 @@ export class Machine {
       this.router.route(member.requesterId, iommu.hardware);
       yield* this.core.probe(device);
     }
-    if (description.driver === "vfio-pci") {
-      member.driverOverride = this.vfio.name;
-      yield* this.pci.drivers.bind(member, this.vfio);
-    } else if (description.driver === "edu") {
-      yield* this.pci.drivers.bind(member, this.eduDriver);
+    const driver = [this.vfio, this.uacce, this.eduDriver].find(({ name }) => name === description.driver);
+    if (driver !== undefined) {
+      if (driver === this.vfio) member.driverOverride = driver.name;
+      yield* this.pci.drivers.bind(member, driver);
     }
   }
 

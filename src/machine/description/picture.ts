@@ -108,18 +108,13 @@ function deviceLines({ devices }: MachineDescription): string[] {
   if (devices.length === 0) return ["└─ nothing"];
   const groups = groupNumbers(devices);
   const width = Math.max(5, ...devices.map(({ model }) => model.length));
-  let cdevs = 0;
+  const numbers = { vfio: 0, uacce: 0 };
   return devices.flatMap((device, index) => {
     const last = index === devices.length - 1;
     const group = groups.get(device);
     const words = [pciAddress(device.address), device.model.padEnd(width)];
     if (group === undefined) words.push("no IOMMU: no group, DMA reaches memory untranslated");
-    else
-      words.push(
-        `group ${group}`,
-        device.driver === "vfio-pci" ? `/dev/vfio/devices/vfio${cdevs++}` : `${device.driver ?? "no"} driver`,
-        `behind ${device.iommu}`,
-      );
+    else words.push(`group ${group}`, deviceFile(device, numbers), `behind ${device.iommu}`);
     const margin = last ? " " : "│";
     const notes = [groupReason(device, groups), firmwareWords(device), capabilityWords(device)]
       .filter((note) => note !== "")
@@ -129,6 +124,11 @@ function deviceLines({ devices }: MachineDescription): string[] {
       ...wrapped(`${margin}           `, notes, `${margin}           `),
     ];
   });
+}
+
+function deviceFile({ driver }: DeviceDescription, numbers: { vfio: number; uacce: number }): string {
+  if (driver === "vfio-pci") return `/dev/vfio/devices/vfio${numbers.vfio++}`;
+  return driver === "uacce" ? `/dev/copy_engine-${numbers.uacce++}` : `${driver ?? "no"} driver`;
 }
 
 function groupReason(device: DeviceDescription, groups: ReadonlyMap<DeviceDescription, number>): string {

@@ -96,7 +96,7 @@ interface AnyDeviceDescription {
   /** Name of the IOMMU that translates its DMA, if any. */
   readonly iommu: string | undefined;
   /** The driver bound to it, if any. */
-  readonly driver: "vfio-pci" | "edu" | undefined;
+  readonly driver: "vfio-pci" | "uacce" | "edu" | undefined;
   /** Plugged into an external port. */
   readonly untrusted: boolean;
   /** The only default domain with which it works, if there is one. */
