@@ -11,6 +11,10 @@ const VIRTUAL_BITS = 48;
 export interface CpuOptions {
   /** Width of its physical addresses; 48 if absent. */
   readonly physicalBits?: number;
+  /** Width of its ASIDs; 16 if absent. */
+  readonly asidBits?: 8 | 16;
+  /** Devices can walk the tables of processes; true if absent. */
+  readonly sharesTables?: boolean;
 }
 
 /** The machine's CPU, as far as devices can share something with it: the form of its page tables, and whose they are. */
@@ -19,11 +23,16 @@ export class Cpu {
   readonly memory: PhysicalMemory;
   /** Of the tables of all processes. */
   readonly format: LpaeFormat;
+  readonly asidBits: 8 | 16;
+  readonly sharesTables: boolean;
   private readonly mms = new Map<AddressSpace, Mm>();
 
-  constructor(system: System, memory: PhysicalMemory, { physicalBits = 48 }: CpuOptions = {}) {
+  constructor(system: System, memory: PhysicalMemory, options: CpuOptions = {}) {
+    const { physicalBits = 48, asidBits = 16, sharesTables = true } = options;
     this.system = system;
     this.memory = memory;
+    this.asidBits = asidBits;
+    this.sharesTables = sharesTables;
     this.format = lpae({ stage: 1, granule: PAGE_SIZE, inputBits: VIRTUAL_BITS, outputBits: physicalBits });
   }
 

@@ -5,11 +5,12 @@
  * An IOVA is a bigint here, since all 64 bits may be legal; a page table turns it into numbers once a call. Physical
  * addresses and sizes are numbers (below 2^53).
  */
-import type { Task } from "../runtime/index.ts";
+import { ENODEV, refuse, type Task } from "../runtime/index.ts";
 import type { IommuCore } from "./core.ts";
 import type { Device } from "./device.ts";
 import type { PageRequest, PageRequestHandler, ResponseCode } from "./faults.ts";
 import type { Group } from "./group.ts";
+import type { Mm } from "./mm.ts";
 import type { NestedDomain, Viommu, ViommuServices } from "./nesting.ts";
 
 export { PROT_CACHE, PROT_MMIO, PROT_NOEXEC, PROT_PRIV, PROT_READ, PROT_WRITE } from "../pagetable/index.ts";
@@ -111,6 +112,17 @@ export abstract class PagingDomain extends Domain {
   readDirty?(iova: bigint, size: number, reader: DirtyReader): Task<void>;
 }
 
+/** Shows the table of a process to devices, under PASIDs; see mm.ts. */
+export abstract class SvaDomain extends Domain {
+  readonly type = "sva";
+  abstract readonly mm: Mm;
+
+  /** Refusal ENODEV: addresses of a process are meant by traffic with a PASID only. */
+  override *attachDevice(device: Device): Task<void> {
+    refuse(ENODEV, () => `${this.label} is for PASIDs, not for ${device.label}'s own traffic`);
+  }
+}
+
 /** One IOMMU in the machine, as its driver registered it. */
 export interface IommuInstance {
   /** Name under /sys/class/iommu: `"smmu3.0x0000000009050000"`. */
@@ -165,6 +177,11 @@ export interface IommuDriver {
     data: UserData | undefined,
     services: ViommuServices,
   ): Task<Viommu>;
+  /**
+   * A domain that shows the table of `mm` to `device` and others, with `setDevicePasid`. The mm outlives it. Refusals: the
+   * driver's own.
+   */
+  allocateSva?(device: Device, mm: Mm): Task<SvaDomain>;
   /** Tells the device the answer to the group that `request` completed. Cannot fail. */
   pageResponse?(device: Device, request: PageRequest, code: ResponseCode): Task<void>;
 }

@@ -102,6 +102,20 @@ export function* forbidPageRequests(device: Device): Task<void> {
   device.iommu!.faults = undefined;
 }
 
+/** What `handle` came with is detached: its groups that nobody answered yet are answered INVALID (invariant 24). Cannot fail. */
+export function* cancelPageRequests(device: Device, handle: object): Task<void> {
+  const pending = device.iommu!.faults?.pending ?? [];
+  for (const group of [...pending]) if (group.handle === handle) yield* group.respond(RESPONSE_INVALID);
+}
+
+/**
+ * The queue that devices report through lost requests, perhaps the last ones of groups: those that are not complete never
+ * will be, and are forgotten. The devices ask again.
+ */
+export function discardPartialRequests(devices: Iterable<Device>): void {
+  for (const { iommu } of devices) if (iommu?.faults !== undefined) iommu.faults.partial = [];
+}
+
 /**
  * A device met no translation. EINVAL: nobody handles page requests of what is attached, or the device was not allowed to
  * report any; it has been answered INVALID then.

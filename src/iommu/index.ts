@@ -17,4 +17,5 @@ export { type Gap, type Grouping, pciDeviceGroup, singleDeviceGroup } from "./gr
 export { Mm, type MmInvalidation, type MmUser } from "./mm.ts";
 export * from "./nesting.ts";
 export { attachPasid, detachPasid, replacePasid } from "./pasid.ts";
+export { Sva, type SvaHandle } from "./sva.ts";
 export { groupNodes } from "./sysfs.ts";

@@ -144,6 +144,12 @@ export class Mm implements MmNotifier {
     if (events.on) events.emit({ kind: "iommu.mm.fault", mm: this.space.label, address, pfn, prot });
   }
 
+  /** Lets the users forget all that they have of the table, which stays as it is. */
+  invalidateAll(): void {
+    const everything = { start: 0, end: this.table.format.inputEnd, leafSize: 0, tables: true };
+    for (const user of this.users) user.invalidate(everything);
+  }
+
   /** Takes all entries of a range out, and lets the users forget them: one range, from the first to the last of them. */
   private forget(start: number, end: number): void {
     const { table } = this;

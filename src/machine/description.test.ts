@@ -122,12 +122,23 @@ describe("a machine file", () => {
     ).toBeUndefined();
   });
 
+  test("a copy engine can send PASIDs, has four queues and waits for pages, unless told otherwise", async () => {
+    const engines =
+      "devices:\n  - model: copy-engine\n  - { model: copy-engine, options: { queues: 1, stalls: false } }";
+    const { devices } = await parseMachine(engines, "m.yaml");
+    expect(devices.map(({ capabilities, options }) => [capabilities.pasidBits, options])).toEqual([
+      [16, { queues: 4, stalls: true }],
+      [16, { queues: 1, stalls: false }],
+    ]);
+  });
+
   test("may be JSON, use anchors and merges, and stand in a file without an end of line", async () => {
     expect((await parseMachine('{"name": "json", "devices": []}', "m.json")).name).toBe("json");
     const merged =
       "devices:\n  - &first { model: edu, options: { dmaMask: 64 } }\n  - { <<: *first, address: '00:09.0' }";
-    expect((await parseMachine(merged, "m.yaml")).devices.map((device) => device.options.dmaMaskBits)).toEqual([
-      64, 64,
+    expect((await parseMachine(merged, "m.yaml")).devices.map(({ options }) => options)).toEqual([
+      { dmaMaskBits: 64 },
+      { dmaMaskBits: 64 },
     ]);
   });
 });
@@ -179,12 +190,12 @@ describe("a mistake is told with file, line and column, and with what would be r
     [
       "a missing key",
       "devices:\n  - address: 00:01.0",
-      lab(2, 5, 'devices[0] has no "model"; it must be one of the known models: edu'),
+      lab(2, 5, 'devices[0] has no "model"; it must be one of the known models: edu, copy-engine'),
     ],
     [
       "an unknown model",
       "devices:\n  - model: e1000",
-      lab(2, 12, 'devices[0].model is "e1000"; it must be one of the known models: edu'),
+      lab(2, 12, 'devices[0].model is "e1000"; it must be one of the known models: edu, copy-engine'),
     ],
     [
       "a feature of another kind of IOMMU",
@@ -416,6 +427,14 @@ describe("a mistake is told with file, line and column, and with what would be r
       lab(2, 33, "devices[0]: vfio-pci cannot be bound, since smmu0 is not coherent; none is right"),
     ],
     [
+      "an option of another model",
+      "devices:\n  - { model: edu, options: { queues: 2 } }\n  - { model: copy-engine, options: { dmaMask: 32 } }",
+      [
+        "lab.yaml:2:30: devices[0].options.queues is no option of edu; it has dmaMask",
+        "lab.yaml:3:38: devices[1].options.dmaMask is no option of copy-engine; it has queues and stalls",
+      ].join("\n"),
+    ],
+    [
       "page requests without ATS",
       "devices: [{ model: edu, capabilities: { pri: true } }]",
       lab(1, 46, 'devices[0].capabilities.pri is true, but page requests need ats; add "ats: true"'),
@@ -455,7 +474,7 @@ describe("a mistake is told with file, line and column, and with what would be r
       [
         'lab.yaml:1:1: unknown key "nane" in the machine; did you mean "name"?',
         'lab.yaml:3:9: memory.size is "big"; it must be a size such as 64KiB, 1GiB or 0x40000000',
-        'lab.yaml:5:12: devices[0].model is "edoo"; it must be one of the known models: edu',
+        'lab.yaml:5:12: devices[0].model is "edoo"; it must be one of the known models: edu, copy-engine',
         'lab.yaml:6:5: unknown key "adress" in devices[0]; did you mean "address"?',
       ].join("\n"),
     );

@@ -7,7 +7,7 @@
  * then each device by the core, then drivers are bound; powering down is the mirror image.
  */
 import { MockBus, MockDriver } from "../drivers/mock/index.ts";
-import { Device, groupNodes, IommuCore } from "../iommu/index.ts";
+import { Cpu, Device, groupNodes, IommuCore, Sva } from "../iommu/index.ts";
 import { IommufdContext } from "../iommufd/index.ts";
 import { CHUNK_SIZE, type FileNode, PhysicalMemory } from "../memory/index.ts";
 import { devicePath, MsiController, type PciFunction, PciHost, pciNodes } from "../pci/index.ts";
@@ -49,6 +49,8 @@ export class Machine {
   readonly system: System;
   readonly memory: PhysicalMemory;
   readonly core: IommuCore;
+  /** Where drivers let devices use the memory of processes. */
+  readonly sva: Sva;
   readonly pci: PciHost;
   readonly vfio: VfioPciDriver;
   readonly files: MachineFiles;
@@ -69,6 +71,7 @@ export class Machine {
     // Right behind RAM, so that pages of clients are in reach of every output address size.
     this.memory = new PhysicalMemory(this.system, { ram: [{ base, size }], foreignBase: base + size + CHUNK_SIZE });
     this.core = new IommuCore(this.system, { defaultDomain: description.defaultDomain });
+    this.sva = new Sva(this.system, new Cpu(this.system, this.memory));
     this.router = new DmaRouter(this.memory);
     this.pci = new PciHost(this.system, { target: this.router, interrupts: new MsiController(DOORBELL) });
     this.maker = new IommuMaker(this.system, this.memory, {
@@ -142,7 +145,11 @@ export class Machine {
   private *startDevice(description: DeviceDescription): Task<void> {
     const member = this.memberAt(description);
     const iommu = description.iommu === undefined ? undefined : this.iommuByName.get(description.iommu)!;
-    const firmware = iommu && { instance: iommu.instance.name, streamIds: [member.requesterId] };
+    const firmware = iommu && {
+      instance: iommu.instance.name,
+      streamIds: [member.requesterId],
+      canStall: canStall(description),
+    };
     const device = new Device({ name: member.name, pci: member, firmware });
     this.deviceOf.set(member, device);
     if (iommu !== undefined) {
@@ -181,4 +188,9 @@ export class Machine {
   private pathOf(device: Device): string {
     return device.pci === undefined ? `/sys/devices/${device.name}` : devicePath(device.pci);
   }
+}
+
+/** What the firmware says of a device: the IOMMU may keep its accesses waiting. */
+function canStall({ model, options }: DeviceDescription): boolean {
+  return model === "copy-engine" && options.stalls;
 }

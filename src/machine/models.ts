@@ -1,5 +1,5 @@
 // Runs in a browser.
-import { EduDevice } from "../hardware/devices/index.ts";
+import { CopyEngine, EduDevice } from "../hardware/devices/index.ts";
 import {
   ACS,
   accessControl,
@@ -14,13 +14,17 @@ import type { System } from "../runtime/index.ts";
 import type { CapabilityDescription, DeviceDescription } from "./description.ts";
 
 /** Makes the device model that a description names. */
-export function makeFunction(system: System, { model, options, capabilities }: DeviceDescription): PciFunction {
+export function makeFunction(system: System, description: DeviceDescription): PciFunction {
+  const { model, options } = description;
+  const capabilities = capabilityList(description.capabilities);
   switch (model) {
     case "edu":
       return new EduDevice(system, {
         dmaMask: 2n ** BigInt(options.dmaMaskBits) - 1n,
-        capabilities: capabilityList(capabilities),
+        capabilities,
       });
+    case "copy-engine":
+      return new CopyEngine(system, { queues: options.queues, capabilities });
   }
 }
 

@@ -153,12 +153,12 @@ function line(bytes: Uint8Array): string {
   return new TextDecoder().decode(bytes).replace(/\n.*$/s, "");
 }
 
-/** The target of a link that lies in directory `from`, as Linux writes it. */
+/** The target of a link that lies in directory `from`, as Linux writes it: its last name is always that of `to`. */
 export function relative(from: string, to: string): string {
   const source = from.split("/");
   const target = to.split("/");
   let common = 0;
-  while (common < source.length && source[common] === target[common]) common++;
+  while (common < target.length - 1 && source[common] === target[common]) common++;
   return [...source.slice(common).map(() => ".."), ...target.slice(common)].join("/");
 }
 

@@ -119,6 +119,21 @@ export class Tasks {
     if (task.waiting?.interruptible) this.wake(task);
   }
 
+  /**
+   * Runs code that waits for nobody in one go, its points of preemption passed over: the way through for callers that may
+   * not block. Code that does wait is a bug of ours.
+   */
+  atOnce<T>(code: Task<T>): T {
+    for (;;) {
+      const result = code.next();
+      if (result.done) return result.value;
+      assert(
+        result.value === preemption,
+        () => `${this.running?.name ?? "nobody"} may not wait at ${result.value.name}`,
+      );
+    }
+  }
+
   /** A point of preemption: nothing, unless somebody explores. */
   *point(): Task<void> {
     if (this.exploring) yield preemption;

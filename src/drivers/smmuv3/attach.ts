@@ -94,6 +94,12 @@ export function* detachPasid(master: Master, pasid: number): Task<void> {
   tellOfPasid(master, pasid, undefined);
 }
 
+/** What the PASID translates through has another CD now, which must differ from the one before in one step. Cannot fail. */
+export function* rewriteContext(master: Master, pasid: number): Task<void> {
+  const descriptor = master.pasids.get(pasid)!.descriptor(master.canStall);
+  yield* changeContextInPlace(master, pasid, descriptor);
+}
+
 function tellOfPasid({ instance, device }: Master, pasid: number, to: string | undefined): void {
   const { events } = instance.system;
   if (events.on) {

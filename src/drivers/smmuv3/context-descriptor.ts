@@ -5,6 +5,7 @@ import { type Entry, newEntry } from "./entry-writer.ts";
 import { addressSizeField, granuleField, INNER_SHAREABLE, WRITE_BACK } from "./fields.ts";
 
 /** In the lower half of word 0. */
+const EPD0 = 1 << 14;
 const EPD1 = 2 ** 30;
 const VALID = 2 ** 31;
 /** In the upper half of word 0. */
@@ -23,6 +24,19 @@ export interface Stage1Table {
   readonly format: Pick<LpaeFormat, "granule" | "t0sz" | "outputBits">;
   /** Hardware marks what was written to. */
   readonly dirtyTracking: boolean;
+}
+
+/**
+ * Of a process that is gone: valid, so that nothing is wrong with it, but no walk begins. What comes ends without a record,
+ * unless the SMMU stalls whatever it can.
+ */
+export function releasedDescriptor({ asid, format }: Pick<Stage1Table, "asid" | "format">, mustStall: boolean): Entry {
+  const entry = newEntry();
+  entry[0] = EPD0 | EPD1 | VALID;
+  entry[1] =
+    addressSizeField(format.outputBits) | AA64 | (mustStall ? STALL | RECORD : 0) | ABORT | ASET_PRIVATE | (asid << 16);
+  entry[6] = MAIR_LOW;
+  return entry;
 }
 
 /** A stage 1 table of our own in the lower half of the address space; the upper half is off. */

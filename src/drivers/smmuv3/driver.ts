@@ -9,7 +9,7 @@
  * `reset.ts`; commands in `commands.ts`, their ring in `command-queue.ts`; what comes from the SMMU in `event-ring.ts`,
  * `event-record.ts`, `event-handling.ts`; a stalled transaction is a page request in `page-requests.ts`. A device is a `master.ts`; what its streams translate through changes in
  * `attach.ts`, which writes entries (`stream-table-entry.ts`, `context-descriptor.ts`) through `entry-writer.ts`. A
- * domain with a page table is in `domain.ts`; an unmap invalidates the TLB in `invalidation.ts`.
+ * domain with a page table is in `domain.ts`, one that shows the memory of a process in `sva-domain.ts`; an unmap invalidates the TLB in `invalidation.ts`.
  *
  * Always true: a reserved stream has a valid STE, which aborts unless its master is attached; an ASID or VMID that no
  * STE or CD names has no entry in the TLB; between CONS and PROD of the command queue lie complete commands.
@@ -33,11 +33,13 @@ import {
   type IommuCore,
   type IommuDriver,
   type IommuInstance,
+  type Mm,
   type PageRequest,
   type PagingDomain,
   pciDeviceGroup,
   type ReservedRegion,
   type ResponseCode,
+  type SvaDomain,
   singleDeviceGroup,
   type UserData,
 } from "../../iommu/index.ts";
@@ -55,6 +57,7 @@ import { answerStalled } from "./page-requests.ts";
 import type { InterruptLine } from "./registers.ts";
 import { disableSmmu, resetSmmu } from "./reset.ts";
 import { BlockedDomain, StaticDomain } from "./static-domains.ts";
+import { SmmuV3SvaDomain } from "./sva-domain.ts";
 
 /** Where Linux places the window for translated message interrupts. */
 const SOFTWARE_MSI: ReservedRegion = { start: 0x800_0000n, last: 0x80f_ffffn, type: "software-msi" };
@@ -168,6 +171,11 @@ export class SmmuV3Driver implements IommuDriver {
     const { instance } = masterOf(device);
     if (data !== undefined) refuse(EOPNOTSUPP, () => `${instance.label}: a paging domain takes no data`);
     return new SmmuV3PagingDomain(instance, pagingOptions(instance, flags));
+  }
+
+  /** Refusals: EOPNOTSUPP where the SMMU cannot walk the CPU's tables; those of a new domain. */
+  *allocateSva(device: Device, mm: Mm): Task<SvaDomain> {
+    return new SmmuV3SvaDomain(masterOf(device).instance, mm);
   }
 
   reservedRegions(device: Device): ReservedRegion[] {

@@ -96,6 +96,9 @@ export class DomainInvalidation {
   }
 }
 
+/** SCALE has 5 bits; a range of so many granules is told as the whole tag. */
+const RANGE_GRANULES = 2 ** 31;
+
 function pushWhole(sink: CommandSink, { kind, tag }: InvalidationTarget): void {
   if (kind === "asid") invalidateAsid(sink, tag);
   else if (kind === "vmid") invalidateVmid(sink, tag);
@@ -115,7 +118,8 @@ export function pushRange(
   // A guest's own addresses say nothing about ours: everything that it made goes.
   const isBlind = target.kind === "stage 1 of vmid";
   const step = request.leafSize || geometry.granule;
-  if (isBlind || (!geometry.byRange && request.size / step >= step / 8)) pushWhole(sink, target);
+  const isMost = geometry.byRange ? request.size / geometry.granule >= RANGE_GRANULES : request.size / step >= step / 8;
+  if (isBlind || isMost) pushWhole(sink, target);
   else if (geometry.byRange) pushByRange(sink, target, request, geometry);
   else pushEach(sink, target, request, step);
 }

@@ -105,11 +105,12 @@ function smmuFacts({ base, features }: SmmuDescription): string[] {
 function deviceLines({ devices }: MachineDescription): string[] {
   if (devices.length === 0) return ["└─ nothing"];
   const groups = groupNumbers(devices);
+  const width = Math.max(5, ...devices.map(({ model }) => model.length));
   let cdevs = 0;
   return devices.flatMap((device, index) => {
     const last = index === devices.length - 1;
     const group = groups.get(device);
-    const words = [pciAddress(device.address), device.model.padEnd(5)];
+    const words = [pciAddress(device.address), device.model.padEnd(width)];
     if (group === undefined) words.push("no IOMMU: no group, DMA reaches memory untranslated");
     else
       words.push(
@@ -136,17 +137,22 @@ function groupReason(device: DeviceDescription, groups: ReadonlyMap<DeviceDescri
   return `alone in its group: ${device.multifunction ? "ACS keeps the functions apart" : "one function"}`;
 }
 
-function capabilityWords({ capabilities, options }: DeviceDescription): string {
-  const { express, acs, ats, pri, pasidBits } = capabilities;
+function capabilityWords(device: DeviceDescription): string {
+  const { express, acs, ats, pri, pasidBits } = device.capabilities;
   const words = [
     express ? "PCI Express" : "",
     acs ? "ACS" : "",
     ats ? "ATS" : "",
     pri ? "PRI" : "",
     pasidBits > 0 ? `${pasidBits}-bit PASIDs` : "",
-    `${options.dmaMaskBits}-bit DMA addresses`,
+    ...modelWords(device),
   ];
   return words.filter((word) => word !== "").join(", ");
+}
+
+function modelWords({ model, options }: DeviceDescription): string[] {
+  if (model === "edu") return [`${options.dmaMaskBits}-bit DMA addresses`];
+  return [`${options.queues} queues`, options.stalls ? "waits for pages" : "does not wait for pages"];
 }
 
 /** `"4 KiB"`, `"1 GiB"`; the largest unit that leaves a whole number. */

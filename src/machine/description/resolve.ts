@@ -8,7 +8,9 @@ import { nearest } from "./nearest.ts";
 import type { MachineInput } from "./schema.ts";
 import {
   type CapabilityDescription,
+  type CopyEngineDescription,
   type DeviceDescription,
+  type EduDescription,
   type Granule,
   type IommuDescription,
   type MachineDescription,
@@ -248,12 +250,11 @@ function resolveDevices(
       const path = ["devices", index];
       const iommu = resolveIommu(input, path, iommus, report);
       const shared = {
-        model: input.model,
+        ...resolveModel(input, path, report),
         multifunction: functionsOf(device) > 1,
         iommu: iommu?.name,
         driver: resolveDriver(input, path, iommu, report),
-        capabilities: resolveCapabilities(input.capabilities ?? {}, [...path, "capabilities"], report),
-        options: { dmaMaskBits: input.options?.dmaMask ?? 28 },
+        capabilities: resolveCapabilities(input, [...path, "capabilities"], report),
       };
       return Array.from({ length: count }, (_, number) => ({
         ...shared,
@@ -378,12 +379,30 @@ function resolveDriver(
   return fits ? "vfio-pci" : undefined;
 }
 
-function resolveCapabilities(
-  input: NonNullable<DeviceInput["capabilities"]>,
+/** Which options belong to which model. */
+const OPTIONS_OF: Readonly<Record<DeviceInput["model"], readonly string[]>> = {
+  edu: ["dmaMask"],
+  "copy-engine": ["queues", "stalls"],
+};
+
+function resolveModel(
+  { model, options = {} }: DeviceInput,
   path: Path,
   report: Report,
-): CapabilityDescription {
-  const { acs = false, ats = false, pri = false, pasid = 0 } = input;
+): Pick<EduDescription, "model" | "options"> | Pick<CopyEngineDescription, "model" | "options"> {
+  for (const option of Object.keys(options)) {
+    if (OPTIONS_OF[model].includes(option)) continue;
+    const where = [...path, "options", option];
+    report(where, `${nameOf(where)} is no option of ${model}; it has ${OPTIONS_OF[model].join(" and ")}`, "key");
+  }
+  if (model === "edu") return { model, options: { dmaMaskBits: options.dmaMask ?? 28 } };
+  return { model, options: { queues: options.queues ?? 4, stalls: options.stalls ?? true } };
+}
+
+function resolveCapabilities(device: DeviceInput, path: Path, report: Report): CapabilityDescription {
+  const input = device.capabilities ?? {};
+  const pasids = device.model === "copy-engine" ? 16 : 0;
+  const { acs = false, ats = false, pri = false, pasid = pasids } = input;
   const extended = Object.entries({ acs, ats, pri, pasid }).find(([, value]) => value)?.[0];
   if (input.express === false && extended) {
     report(

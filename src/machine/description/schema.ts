@@ -15,7 +15,7 @@ export const PCI_ADDRESS_PATTERN = "^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-fA-F
 
 /** Every kind of IOMMU, device model and driver that a machine file may name. */
 export const IOMMU_KINDS = ["smmuv3", "virtio-iommu"] as const;
-export const MODELS = ["edu"] as const;
+export const MODELS = ["edu", "copy-engine"] as const;
 export const DRIVERS = ["vfio-pci", "none"] as const;
 
 export const machineSchema = {
@@ -210,7 +210,12 @@ export const machineSchema = {
               },
               ats: { description: "Address Translation Services.", type: "boolean" },
               pri: { description: "Page Request Interface. Needs ats.", type: "boolean" },
-              pasid: { description: "Width of the PASIDs that it can send.", type: "integer", minimum: 1, maximum: 20 },
+              pasid: {
+                description: "Width of the PASIDs that it can send. 16 for a copy-engine, if absent.",
+                type: "integer",
+                minimum: 1,
+                maximum: 20,
+              },
             },
           },
           options: {
@@ -223,6 +228,17 @@ export const machineSchema = {
                 type: "integer",
                 minimum: 12,
                 maximum: 64,
+              },
+              queues: {
+                description: "copy-engine: how many queues it has. 4 if absent.",
+                type: "integer",
+                minimum: 1,
+                maximum: 8,
+              },
+              stalls: {
+                description:
+                  "copy-engine: an access without translation waits for one (true, the default), or ends its job with an error.",
+                type: "boolean",
               },
             },
           },

@@ -75,8 +75,19 @@ export interface SmmuFeatureDescription {
 export type Granule = 4096 | 16384 | 65536;
 
 /** One PCI function. */
-export interface DeviceDescription {
+export type DeviceDescription = EduDescription | CopyEngineDescription;
+
+export interface EduDescription extends AnyDeviceDescription {
   readonly model: "edu";
+  readonly options: EduOptions;
+}
+
+export interface CopyEngineDescription extends AnyDeviceDescription {
+  readonly model: "copy-engine";
+  readonly options: CopyEngineOptions;
+}
+
+interface AnyDeviceDescription {
   readonly address: PciAddress;
   /** Its device has more functions than this one. */
   readonly multifunction: boolean;
@@ -85,7 +96,6 @@ export interface DeviceDescription {
   /** The driver bound to it, if any. */
   readonly driver: "vfio-pci" | undefined;
   readonly capabilities: CapabilityDescription;
-  readonly options: EduOptions;
 }
 
 export interface PciAddress {
@@ -107,6 +117,12 @@ export interface CapabilityDescription {
 export interface EduOptions {
   /** Address bits of the DMA engine: 28 as the device's specification has it, 64 for all. */
   readonly dmaMaskBits: number;
+}
+
+export interface CopyEngineOptions {
+  readonly queues: number;
+  /** An access without translation waits for one if software can bring it; otherwise it ends the job. */
+  readonly stalls: boolean;
 }
 
 /** `"00:01.0"`. */

@@ -1,0 +1,307 @@
+/**
+ * The driver on the model of the hardware, looked at after every single store that it makes into memory: what each stream
+ * translates, with each PASID, is then what the objects said before the operation or what they say after it. So a change
+ * is never torn, and what is mapped before and after never faults. It is looked at twice: by hardware whose caches are
+ * empty, which sees what memory says at this moment; and by the hardware that the driver talks to, whose caches keep all
+ * that nobody has told it to forget.
+ */
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { type FeatureChoices, SmmuV3, smmuFeatures, TRANSLATED } from "../../hardware/smmuv3/index.ts";
+import {
+  ALLOC_NEST_PARENT,
+  ALLOC_PASID,
+  attachPasid,
+  Device,
+  type Domain,
+  detachPasid,
+  type Group,
+  IommuCore,
+  newGather,
+  type PagingDomain,
+  PROT_READ,
+  PROT_WRITE,
+  replacePasid,
+} from "../../iommu/index.ts";
+import { PAGE_SIZE, PhysicalMemory } from "../../memory/index.ts";
+import { EBUSY, EINVAL, Refusal, System, type Task } from "../../runtime/index.ts";
+import { CFGI_STE_RANGE, TLBI_NSNH_ALL } from "./commands.ts";
+import type { SmmuV3PagingDomain } from "./domain.ts";
+import { SmmuV3Driver } from "./driver.ts";
+import { CMDQ_BASE, CMDQ_PROD, CR0, CR1, STRTAB_BASE, STRTAB_BASE_CFG } from "./registers.ts";
+import { watched } from "./watched-memory.test-support.ts";
+
+/** The traffic without PASID, as the hardware knows it. */
+const NONE = -1;
+/** Two in one leaf of a context table with two levels, one in another. */
+const PASIDS = [1, 2, 1500];
+/** Two pages in one table, and one elsewhere. */
+const PLACES = [0x4000_0000, 0x4000_1000, 0x9_8020_0000];
+const DOMAINS = 5;
+const STAGE2_FROM = 3;
+
+const operation = fc.oneof(
+  {
+    weight: 5,
+    arbitrary: fc.record({ do: fc.constant("attach" as const), group: fc.nat(2), domain: fc.nat(DOMAINS - 1) }),
+  },
+  { weight: 2, arbitrary: fc.record({ do: fc.constant("detach" as const), group: fc.nat(2) }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant("own" as const), group: fc.nat(2) }) },
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      do: fc.constant("attach PASID" as const),
+      group: fc.nat(1),
+      pasid: fc.constantFrom(...PASIDS),
+      domain: fc.nat(DOMAINS - 1),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant("detach PASID" as const),
+      group: fc.nat(1),
+      pasid: fc.constantFrom(...PASIDS),
+    }),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      do: fc.constantFrom("map" as const, "unmap" as const),
+      domain: fc.nat(DOMAINS - 1),
+      place: fc.nat(PLACES.length - 1),
+      frame: fc.nat(64),
+    }),
+  },
+);
+type Operation = typeof operation extends fc.Arbitrary<infer T> ? T : never;
+
+/** Where each stream, PASID and place leads to: a physical address, or undefined for an abort. */
+type View = readonly (number | undefined)[];
+
+class World {
+  private readonly system = new System();
+  private readonly memory = new PhysicalMemory(this.system, { ram: [{ base: 0, size: 2 ** 26 }] });
+  private readonly driver: SmmuV3Driver;
+  private readonly hardware: SmmuV3;
+  /** Hardware with the same tables that forgets everything before each look. */
+  private readonly forgetful: SmmuV3;
+  private forgetfulProducer = 0;
+  private readonly core = new IommuCore(this.system, { defaultDomain: "identity" });
+  private readonly devices: readonly Device[];
+  private readonly groups: readonly Group[];
+  private readonly domains: PagingDomain[] = [];
+  private readonly mappings = new Map<Domain, Map<number, number>>();
+  private readonly ring: number;
+  /** What was seen since the operation began, while one is watched. */
+  private seen: View[] | undefined;
+  /** An entry may be invalid in between: the stream table has one level. */
+  private readonly mayBeInvalid: boolean;
+
+  constructor(choices: FeatureChoices) {
+    const { system, memory } = this;
+    this.mayBeInvalid = choices.twoLevelStreamTable === false;
+    this.driver = new SmmuV3Driver(
+      system,
+      watched(memory, (physical) => this.look(physical)),
+    );
+    const features = smmuFeatures({ substreamIdBits: 16, stalls: "terminate", ...choices });
+    this.hardware = new SmmuV3(system, memory, {
+      ...features,
+      interrupt: (line) => this.driver.handleInterrupt(instance, line),
+    });
+    const instance = this.run(this.driver.probe(this.hardware, { name: "smmu" }));
+    this.run(this.core.register(instance));
+    // The first has two streams and shares a group with one that has another number of PASIDs; the last has no PASIDs.
+    const device = (name: string, pasidBits: number, ...streamIds: number[]): Device =>
+      new Device({ name, firmware: { instance: "smmu", streamIds, pasidBits } });
+    this.devices = [device("a", 16, 8, 9), device("b", 11, 16), device("c", 16, 24), device("d", 0, 32)];
+    const deviceGroup = this.driver.deviceGroup.bind(this.driver);
+    this.driver.deviceGroup = (device, core) => (device.name === "b" ? core.groups.get(0)! : deviceGroup(device, core));
+    for (const each of this.devices) this.run(this.core.probe(each));
+    this.groups = [...this.core.groups.values()];
+    for (let index = 0; index < DOMAINS; index++) {
+      const flags = index < STAGE2_FROM ? ALLOC_PASID : ALLOC_NEST_PARENT;
+      const domain = this.run(this.driver.allocatePaging(this.devices[0], flags, undefined));
+      this.domains.push(domain);
+      this.mappings.set(domain, new Map());
+      // The first place is always mapped, in each domain to another page: what never may fault.
+      this.map(domain, 0, 0x100 + index);
+    }
+    this.ring = Math.floor(this.hardware.read32(CMDQ_BASE) / 4096);
+    this.forgetful = this.makeForgetful(features);
+  }
+
+  private run<T>(code: Task<T>): T {
+    return this.system.run("test", code);
+  }
+
+  /** Carries an operation out, and checks all that was seen meanwhile. */
+  perform(step: Operation): void {
+    const before = this.expected();
+    this.seen = [];
+    this.carryOut(step);
+    const { seen } = this;
+    this.seen = undefined;
+    const after = this.expected();
+    for (const [at, view] of [...seen, ...this.views()].entries()) {
+      const isLast = at >= seen.length;
+      for (const [i, output] of view.entries()) {
+        if (output === after[i]) continue;
+        if (!isLast && (output === before[i] || (this.mayBeInvalid && output === undefined))) continue;
+        const text = `${this.nameOf(i)} at store ${at >>> 1} of ${seen.length >>> 1}, ${at % 2 === 0 ? "in memory" : "by the caches"}`;
+        expect([text, output], JSON.stringify(step)).toEqual([text, isLast ? after[i] : [before[i], after[i]]]);
+      }
+    }
+  }
+
+  /** Takes everything down; nothing may be left. */
+  finish(): void {
+    for (const group of this.groups) {
+      for (const pasid of [...group.pasidDomains.keys()]) this.run(detachPasid(group, pasid));
+      if (group.handle !== undefined) this.run(group.detach());
+    }
+    for (const domain of this.domains) domain.free();
+    for (const device of [...this.devices].reverse()) this.run(this.core.release(device));
+    expect(this.hardware.occupancy).toEqual({ stage1: 0, stage2: 0, stalled: 0 });
+  }
+
+  private carryOut(step: Operation): void {
+    const group = "group" in step ? this.groups[step.group] : this.groups[0];
+    const domain = "domain" in step ? this.domains[step.domain] : this.domains[0];
+    const isStage2 = "domain" in step && step.domain >= STAGE2_FROM;
+    switch (step.do) {
+      case "attach":
+        this.expectRefusal(
+          isStage2 && group.pasidDomains.size > 0 ? EBUSY : undefined,
+          group.handle === undefined ? group.attach(domain, {}) : group.replace(domain, {}),
+        );
+        return;
+      case "detach":
+        if (group.handle !== undefined) this.run(group.detach());
+        return;
+      case "own":
+        if (group.handle !== undefined || group.pasidDomains.size > 0) return;
+        this.run(group.owner === undefined ? group.claim(group.devices[0], this) : group.disclaim(group.devices[0]));
+        return;
+      case "attach PASID": {
+        const isOnStage2 = (group.domain as Partial<SmmuV3PagingDomain>).stage === 2;
+        const isTooLarge = group.devices.some(({ iommu }) => step.pasid >= iommu!.maxPasids);
+        const known = group.pasidDomains.get(step.pasid);
+        if (known === domain) return;
+        this.expectRefusal(
+          isTooLarge || isStage2 || isOnStage2 ? EINVAL : undefined,
+          (known === undefined ? attachPasid : replacePasid)(group, domain, step.pasid, {}),
+        );
+        return;
+      }
+      case "detach PASID":
+        this.run(detachPasid(group, step.pasid));
+        return;
+      case "map":
+        if (!this.mappings.get(domain)!.has(PLACES[step.place])) this.map(domain, step.place, step.frame);
+        return;
+      case "unmap":
+        if (step.place > 0 && this.mappings.get(domain)!.has(PLACES[step.place])) this.unmap(domain, step.place);
+        return;
+    }
+  }
+
+  private expectRefusal(errno: number | undefined, code: Task<void>): void {
+    try {
+      this.run(code);
+      expect(errno).toBeUndefined();
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      expect(error.errno).toBe(errno);
+    }
+  }
+
+  private map(domain: PagingDomain, place: number, frame: number): void {
+    this.run(domain.map(BigInt(PLACES[place]), frame * PAGE_SIZE, PAGE_SIZE, PROT_READ | PROT_WRITE));
+    this.mappings.get(domain)!.set(PLACES[place], frame * PAGE_SIZE);
+  }
+
+  private unmap(domain: PagingDomain, place: number): void {
+    const gather = newGather();
+    this.run(domain.unmap(BigInt(PLACES[place]), PAGE_SIZE, gather));
+    this.run(domain.sync(gather));
+    this.mappings.get(domain)!.delete(PLACES[place]);
+  }
+
+  /** Every (device, stream, PASID, place), in one order. */
+  private *probes(): Iterable<{ device: Device; streamId: number; pasid: number; place: number }> {
+    for (const device of this.devices) {
+      for (const streamId of device.firmware!.streamIds) {
+        for (const pasid of [NONE, ...PASIDS]) {
+          for (const place of PLACES) yield { device, streamId, pasid, place };
+        }
+      }
+    }
+  }
+
+  private nameOf(index: number): string {
+    const { device, streamId, pasid, place } = [...this.probes()][index];
+    return `${device.name}, stream ${streamId}${pasid === NONE ? "" : `, PASID ${pasid}`}, 0x${place.toString(16)}`;
+  }
+
+  /** The oracle: what the objects say, slowly and obviously. */
+  private expected(): View {
+    return [...this.probes()].map(({ device, pasid, place }) => {
+      const group = device.group!;
+      const domain = pasid === NONE ? group.domain! : device.pasidBits > 0 ? group.pasidDomains.get(pasid) : undefined;
+      return domain?.type === "identity" ? place : domain && this.mappings.get(domain)?.get(place);
+    });
+  }
+
+  /** The ring of commands is the only memory that no translation depends on. */
+  private look(physical: number): void {
+    if (this.seen !== undefined && Math.floor(physical / 4096) !== this.ring) this.seen.push(...this.views());
+  }
+
+  private views(): [View, View] {
+    this.forgetfulProducer ^= 2;
+    this.forgetful.write32(CMDQ_PROD, this.forgetfulProducer);
+    return [this.viewOf(this.forgetful), this.viewOf(this.hardware)];
+  }
+
+  private viewOf(smmu: SmmuV3): View {
+    return [...this.probes()].map(({ streamId, pasid, place }) => {
+      const outcome = smmu.translate(streamId, pasid, Math.floor(place / 2 ** 32), place % 2 ** 32, false);
+      return outcome === TRANSLATED ? smmu.physical : undefined;
+    });
+  }
+
+  /** Its command queue holds two commands, to forget the configuration and the translations: it is told of both anew. */
+  private makeForgetful(features: ReturnType<typeof smmuFeatures>): SmmuV3 {
+    const smmu = new SmmuV3(this.system, this.memory, features);
+    for (const register of [CR1, STRTAB_BASE_CFG]) smmu.write32(register, this.hardware.read32(register));
+    smmu.write64(STRTAB_BASE, this.hardware.read32(STRTAB_BASE), this.hardware.read32(STRTAB_BASE + 4));
+    const ring = this.memory.allocate() * PAGE_SIZE;
+    for (const [word, value] of [CFGI_STE_RANGE, 0, 31, 0, TLBI_NSNH_ALL, 0, 0, 0].entries()) {
+      this.memory.writeWord(ring + word * 4, value);
+    }
+    smmu.write64(CMDQ_BASE, ring + 1, 0);
+    smmu.write32(CR0, 0x9);
+    return smmu;
+  }
+}
+
+describe("after every store, each stream and PASID translates as before the operation or as after it", () => {
+  it.each([
+    ["a full-featured SMMU", {}],
+    ["context tables of one level", { twoLevelContextTable: false, substreamIdBits: 10 }],
+    ["without range invalidation", { rangeInvalidation: false }],
+    ["but for what a stream table of one level cannot do", { twoLevelStreamTable: false, streamIdBits: 6 }],
+  ] as const)("%s", (_, choices) => {
+    const steps = fc.array(operation, { minLength: 20, maxLength: 40, size: "max" });
+    fc.assert(
+      fc.property(steps, (steps) => {
+        const world = new World(choices);
+        for (const step of steps) world.perform(step);
+        world.finish();
+      }),
+      { numRuns: 5 },
+    );
+  });
+});

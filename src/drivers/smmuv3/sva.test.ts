@@ -1,0 +1,274 @@
+/** Processes on devices behind SMMUs: core, driver and the model of the hardware together. */
+import { describe, expect, it } from "vitest";
+import { Cpu, type CpuOptions, type Device, Sva, type SvaHandle } from "../../iommu/index.ts";
+import { LibraryProcess, PAGE_SIZE } from "../../memory/index.ts";
+import { EOPNOTSUPP, type Task } from "../../runtime/index.ts";
+import { readEntry } from "./entry-writer.ts";
+import { masterOf } from "./master.ts";
+import { modelWorld } from "./on-model.test-support.ts";
+import { CMDQ_PROD } from "./registers.ts";
+
+/** Devices with streams 1, 2, … that can be stalled, and processes. `events` are the names of what the SMMU recorded. */
+function setUp(features: Parameters<typeof modelWorld>[0] = {}, options: CpuOptions = {}) {
+  const world = modelWorld({ substreamIdBits: 16, ...features });
+  const { system, memory, hardware, run } = world;
+  const cpu = new Cpu(system, memory, options);
+  const sva = new Sva(system, cpu);
+  const events: string[] = [];
+  world.driver.onEvent = ({ name }) => events.push(name);
+  let devices = 0;
+  const device = (canStall = true): Device & { stream: number } => {
+    const stream = ++devices;
+    const made = world.probed(`d${stream}`, { streamIds: [stream], pasidBits: 16, canStall });
+    return Object.assign(made, { stream });
+  };
+  let pid = 0;
+  const process = (): LibraryProcess => new LibraryProcess(system, memory, { pid: ++pid });
+  const bind = (to: Device, of: LibraryProcess): SvaHandle => run(sva.bind(to, of.memory));
+  const unbind = (handle: SvaHandle): void => run(sva.unbind(handle));
+  const access = (handle: SvaHandle, address: number, bytes: Uint8Array, write: boolean): boolean | undefined => {
+    const { stream } = handle.device as Device & { stream: number };
+    let done: boolean | undefined;
+    const dma = function* (): Task<void> {
+      done = yield* hardware.access(stream, handle.pasid, BigInt(address), bytes, write);
+    };
+    system.tasks.start("dma", dma());
+    return done;
+  };
+  /** What the device reads with the process's PASID, as text; undefined if it is refused. */
+  const reads = (handle: SvaHandle, address: number, length = 5): string | undefined => {
+    const bytes = new Uint8Array(length);
+    return access(handle, address, bytes, false) ? new TextDecoder().decode(bytes) : undefined;
+  };
+  const writes = (handle: SvaHandle, address: number, text: string): boolean | undefined =>
+    access(handle, address, new TextEncoder().encode(text), true);
+  return { ...world, cpu, sva, events, device, process, bind, unbind, reads, writes };
+}
+
+function put({ memory }: LibraryProcess, address: number, text: string): void {
+  memory.write(address, new TextEncoder().encode(text));
+}
+
+function get({ memory }: LibraryProcess, address: number, length = 5): string {
+  const bytes = new Uint8Array(length);
+  memory.read(address, bytes);
+  return new TextDecoder().decode(bytes);
+}
+
+describe("a process bound to devices", () => {
+  it("is reached at its own addresses, with no mapping call at all, by two queues of one device and one of another", () => {
+    const { device, process, bind, unbind, reads, writes } = setUp();
+    const [a, b, p] = [device(), device(), process()];
+    const [first, second, third] = [bind(a, p), bind(a, p), bind(b, p)];
+    const address = p.memory.map(3);
+    put(p, address + PAGE_SIZE - 2, "hello");
+    expect([reads(first, address + PAGE_SIZE - 2), reads(third, address + PAGE_SIZE - 2)]).toEqual(["hello", "hello"]);
+    expect(writes(third, address + 2 * PAGE_SIZE - 3, "world")).toBe(true);
+    expect(get(p, address + 2 * PAGE_SIZE - 3)).toBe("world");
+    unbind(first);
+    expect(reads(second, address + PAGE_SIZE - 2)).toBe("hello");
+    unbind(second);
+    expect([reads(second, address), reads(third, address + 2 * PAGE_SIZE - 3)]).toEqual([undefined, "world"]);
+    unbind(third);
+    expect(reads(third, address)).toBeUndefined();
+  });
+
+  it("is not mixed up with another at the same address, nor with the device's own traffic", () => {
+    const { device, process, bind, reads, dma } = setUp();
+    const [a, p, q] = [device(), process(), process()];
+    const [asP, asQ] = [bind(a, p), bind(a, q)];
+    const address = 0x10_0000;
+    for (const [one, text] of [[p, "of p."] as const, [q, "of q."] as const]) {
+      one.memory.map(1, { address });
+      put(one, address, text);
+    }
+    expect([reads(asP, address), reads(asQ, address), reads(asP, address)]).toEqual(["of p.", "of q.", "of p."]);
+    // Identity: the address is a physical one.
+    expect(dma(a.stream, address).done).toBe(true);
+  });
+
+  it("can be read but not written where it cannot write itself, and not be reached where it has nothing", () => {
+    const { device, process, bind, reads, writes, events } = setUp();
+    const [a, p] = [device(), process()];
+    const handle = bind(a, p);
+    const address = p.memory.map(1, { writable: false });
+    expect([reads(handle, address), writes(handle, address, "x"), reads(handle, 0x1000)]).toEqual([
+      "\0\0\0\0\0",
+      false,
+      undefined,
+    ]);
+    expect(events).toEqual(["F_TRANSLATION", "F_PERMISSION", "F_TRANSLATION"]);
+  });
+
+  it("is not reached by a device that cannot wait for pages, except where a page is there already", () => {
+    const { device, process, bind, reads } = setUp();
+    const [patient, hasty, p] = [device(), device(false), process()];
+    const [onPatient, onHasty] = [bind(patient, p), bind(hasty, p)];
+    const address = p.memory.map(1);
+    put(p, address, "there");
+    expect(reads(onHasty, address)).toBeUndefined();
+    expect(reads(onPatient, address)).toBe("there");
+    expect(reads(onHasty, address)).toBe("there");
+  });
+});
+
+describe("what a process does to its mappings reaches the devices before it is done:", () => {
+  function bound() {
+    const world = setUp();
+    const [a, p] = [world.device(), world.process()];
+    const handle = world.bind(a, p);
+    const address = p.memory.map(2);
+    put(p, address, "first");
+    expect(world.writes(handle, address + PAGE_SIZE, "dirty")).toBe(true);
+    expect(world.reads(handle, address)).toBe("first");
+    world.events.length = 0;
+    return { ...world, a, p, handle, address };
+  }
+
+  it("munmap", () => {
+    const { memory, p, handle, address, reads, writes, process } = bound();
+    p.memory.unmap(address, 2);
+    const other = process();
+    const elsewhere = other.memory.map(2);
+    put(other, elsewhere, "other");
+    expect([reads(handle, address), writes(handle, address + PAGE_SIZE, "stale")]).toEqual([undefined, false]);
+    expect(get(other, elsewhere)).toBe("other");
+    p.memory.map(1, { address });
+    expect(reads(handle, address)).toBe("\0\0\0\0\0");
+    expect(memory.pinnedFrames).toBe(0);
+  });
+
+  it("mprotect", () => {
+    const { p, handle, address, reads, writes } = bound();
+    p.memory.protect(address, 2, { writable: false });
+    expect([reads(handle, address), writes(handle, address + PAGE_SIZE, "no")]).toEqual(["first", false]);
+    p.memory.protect(address, 2, { writable: true });
+    expect(writes(handle, address, "again")).toBe(true);
+    expect(get(p, address)).toBe("again");
+  });
+
+  it("madvise and mremap", () => {
+    const { p, handle, address, reads, writes } = bound();
+    p.memory.discard(address, 1);
+    expect(reads(handle, address)).toBe("\0\0\0\0\0");
+    p.memory.move(address + PAGE_SIZE, 1, 0x20_0000);
+    expect([reads(handle, address + PAGE_SIZE), reads(handle, 0x20_0000)]).toEqual([undefined, "dirty"]);
+    expect(writes(handle, 0x20_0000, "moved")).toBe(true);
+    expect(get(p, 0x20_0000)).toBe("moved");
+  });
+
+  it("fork: the device stays with the parent, whoever writes first", () => {
+    const { p, handle, address, reads, writes } = bound();
+    const child = p.fork(99);
+    expect(writes(handle, address, "mine!")).toBe(true);
+    expect([get(p, address), get(child, address)]).toEqual(["mine!", "first"]);
+    put(p, address + PAGE_SIZE, "later");
+    put(child, address, "child");
+    expect([reads(handle, address), reads(handle, address + PAGE_SIZE)]).toEqual(["mine!", "later"]);
+    expect(get(child, address + PAGE_SIZE)).toBe("dirty");
+  });
+
+  it("1 GiB of pages of 4 KiB, with one command and one CMD_SYNC", () => {
+    const { p, handle, hardware, run } = bound();
+    const start = 2 ** 30;
+    for (const page of [0, 262143]) {
+      p.memory.map(1, { address: start + page * PAGE_SIZE });
+      run(handle.mm.handleFault(BigInt(start + page * PAGE_SIZE), 1));
+    }
+    const before = hardware.read32(CMDQ_PROD);
+    p.memory.unmap(start, 262144);
+    expect(hardware.read32(CMDQ_PROD) - before).toBe(2);
+    const again = hardware.read32(CMDQ_PROD);
+    p.memory.unmap(start, 262144);
+    expect(hardware.read32(CMDQ_PROD)).toBe(again);
+  });
+});
+
+describe("a process that ends while it is bound", () => {
+  it("leaves a context that is valid and translates nothing, without a record, until it is unbound", () => {
+    const { device, process, bind, unbind, reads, events, instance, memory } = setUp();
+    const [a, hasty, p] = [device(), device(false), process()];
+    const [handle, other] = [bind(a, p), bind(hasty, p)];
+    const address = p.memory.map(1);
+    expect([reads(handle, address), reads(other, address)]).toEqual(["\0\0\0\0\0", "\0\0\0\0\0"]);
+    events.length = 0;
+    const root = handle.mm.table.root;
+    p.exit();
+    expect([reads(handle, address), reads(other, address), reads(handle, 0)]).toEqual([
+      undefined,
+      undefined,
+      undefined,
+    ]);
+    expect(events).toEqual([]);
+    const [low, high, ttb] = readEntry(memory, masterOf(a).contextTable!.entryAddress(handle.pasid));
+    // V and EPD0; neither S nor R; no table.
+    expect([low >>> 31, (low >>> 14) & 1, (high >>> 12) & 3, ttb, memory.isBacked(root)]).toEqual([1, 1, 0, 0, true]);
+    unbind(handle);
+    expect(reads(handle, address)).toBeUndefined();
+    expect(events).toEqual(["C_BAD_SUBSTREAMID"]);
+    unbind(other);
+    expect(instance.asids.size).toBe(0);
+  });
+
+  it("leaves its number to the next one only when all is unbound; that one sees nothing of it", () => {
+    const { device, process, bind, unbind, reads } = setUp();
+    const [a, p, q] = [device(), process(), process()];
+    const ofP = bind(a, p);
+    const address = 0x40_0000;
+    p.memory.map(1, { address });
+    put(p, address, "old p");
+    expect(reads(ofP, address)).toBe("old p");
+    p.exit();
+    const ofQ = bind(a, q);
+    expect(ofQ.pasid).toBe(2);
+    unbind(ofP);
+    const r = process();
+    const ofR = bind(a, r);
+    expect([ofR.pasid, reads(ofR, address)]).toEqual([1, undefined]);
+    r.memory.map(1, { address });
+    put(r, address, "new r");
+    expect(reads(ofR, address)).toBe("new r");
+  });
+
+  it("in the middle of being bound, at any moment: nothing is reached through what is left", () => {
+    for (let seed = 1; seed < 80; seed++) {
+      const { system, device, process, sva, reads, events } = setUp();
+      const [a, b, p] = [device(), device(), process()];
+      const address = p.memory.map(1);
+      const handles: SvaHandle[] = [];
+      system.tasks.exploring = true;
+      let state = seed;
+      system.tasks.choose = (ready) => (state = (state * 48271) % 2147483647) % ready.length;
+      for (const to of [a, b]) {
+        system.tasks.spawn("bind", sva.bind(to, p.memory), (outcome) => {
+          if (outcome.ok) handles.push(outcome.value);
+        });
+      }
+      system.tasks.spawn(
+        "exit",
+        (function* (): Task<void> {
+          for (let i = 0; i < seed % 8; i++) yield* system.tasks.point();
+          p.exit();
+        })(),
+      );
+      system.tasks.drain();
+      expect(handles.map((handle) => reads(handle, address))).toEqual(handles.map(() => undefined));
+      expect(events).toEqual([]);
+      for (const handle of handles) system.run("unbind", sva.unbind(handle));
+      expect(sva.mms).toEqual([]);
+    }
+  });
+});
+
+describe("a device is not given the memory of a process by an SMMU", () => {
+  it.each<[string, Parameters<typeof setUp>[0], CpuOptions]>([
+    ["whose accesses are not coherent with the CPU's caches", { coherent: false }, {}],
+    ["without the CPU's granule", { granules: [65536] }, {}],
+    ["with shorter addresses than the CPU", { outputBits: 40 }, {}],
+    ["with shorter ASIDs than the CPU", { asidBits: 8 }, {}],
+  ])("%s", (_, features, options) => {
+    const { device, process, errno, sva, instance } = setUp(features, options);
+    expect(errno(sva.bind(device(), process().memory))).toBe(EOPNOTSUPP);
+    expect(instance.asids.size).toBe(0);
+  });
+});
