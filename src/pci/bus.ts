@@ -40,6 +40,11 @@ export class PciBus {
     return this.functions.flatMap((member) => this.host.buses.filter(({ bridge }) => bridge === member));
   }
 
+  /** The highest number of a bus below it, or its own. */
+  get last(): number {
+    return Math.max(this.number, ...this.behind.map(({ last }) => last));
+  }
+
   /** The functions of one device. */
   slot(device: number): PciFunction[] {
     return this.functions.filter(({ place }) => place?.device === device);

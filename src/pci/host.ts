@@ -237,7 +237,7 @@ export class PciHost {
     behind.windows = windows;
     bridge.writeConfig(PRIMARY_BUS, 1, bridge.place!.bus.number);
     bridge.writeConfig(SECONDARY_BUS, 1, behind.number);
-    bridge.writeConfig(SUBORDINATE_BUS, 1, lastBehind(behind));
+    bridge.writeConfig(SUBORDINATE_BUS, 1, behind.last);
     programBridge(bridge, windows);
     bridge.writeConfig(COMMAND, 2, bridge.readConfig(COMMAND, 2) | COMMAND_MASTER);
   }
@@ -251,8 +251,4 @@ export class PciHost {
       line += at.place!.device;
     return this.firstInterruptLine + (line % 4);
   }
-}
-
-function lastBehind(bus: PciBus): number {
-  return Math.max(bus.number, ...bus.behind.map(lastBehind));
 }

@@ -1,0 +1,192 @@
+// Runs in a browser.
+/** What the entries under `devices` describe: where each sits (places.ts), behind which IOMMU, with which capabilities. */
+import { nameOf, type Path, type Report } from "./check.ts";
+import { nearest } from "./nearest.ts";
+import { type DeviceInput, type Placed, placeDevices } from "./places.ts";
+import {
+  type BridgeDescription,
+  type BridgeModel,
+  type CapabilityDescription,
+  type CopyEngineDescription,
+  type DeviceDescription,
+  type EduDescription,
+  type IommuDescription,
+  isBridgeModel,
+  type MachineDescription,
+} from "./types.ts";
+
+type EndpointModel = Exclude<DeviceInput["model"], BridgeModel>;
+
+/** Bridges and devices, each in the order in which an operating system finds them. */
+export function resolveDevices(
+  inputs: readonly DeviceInput[],
+  iommus: readonly IommuDescription[],
+  report: Report,
+): Pick<MachineDescription, "bridges" | "devices"> {
+  const bridges: BridgeDescription[] = [];
+  const devices: DeviceDescription[] = [];
+  const iommuOf = new Map<number, IommuDescription | undefined>();
+  for (const placed of placeDevices(inputs, report)) {
+    const { index, input, behind } = placed;
+    const path = ["devices", index];
+    // What is behind a bridge was found after it.
+    const iommu = behind === undefined ? resolveIommu(input, path, iommus, report) : iommuOf.get(behind.index);
+    if (behind !== undefined && input.iommu !== undefined) {
+      const right = `what is behind a bridge is behind the bridge's IOMMU; leave it out`;
+      report([...path, "iommu"], `${nameOf([...path, "iommu"])}: ${right}`, "key");
+    }
+    iommuOf.set(index, iommu);
+    if (isBridgeModel(input.model)) bridges.push(resolveBridge(placed, input.model, iommu, report));
+    else devices.push(...resolveFunctions(placed, input.model, iommu, report));
+  }
+  return { bridges, devices };
+}
+
+/** Keys that mean nothing for a bridge. */
+const NOT_OF_BRIDGES = ["functions", "driver", "options"] as const;
+
+function resolveBridge(
+  { index, input, behind, multifunction, address, buses }: Placed,
+  model: BridgeModel,
+  iommu: IommuDescription | undefined,
+  report: Report,
+): BridgeDescription {
+  const path = ["devices", index];
+  for (const key of NOT_OF_BRIDGES) {
+    if (input[key] !== undefined) {
+      report([...path, key], `${nameOf([...path, key])}: a ${model} is a bridge and has none; leave it out`, "key");
+    }
+  }
+  const canIsolate = model !== "pcie-to-pci-bridge" && model !== "pci-bridge";
+  for (const key of Object.keys(input.capabilities ?? {})) {
+    if (key === "acs" && canIsolate) continue;
+    const where = [...path, "capabilities", key];
+    const right = canIsolate ? "of a port, only acs can be chosen" : `a ${model} has no choice of capabilities`;
+    report(where, `${nameOf(where)}: ${right}; leave it out`, "key");
+  }
+  return {
+    model,
+    name: input.name ?? `devices[${index}]`,
+    behind: behind?.address,
+    address,
+    multifunction,
+    buses: buses!,
+    iommu: iommu?.name,
+    acs: canIsolate && (input.capabilities?.acs ?? model !== "upstream-port"),
+  };
+}
+
+function resolveFunctions(
+  { index, input, behind, multifunction, address, count }: Placed,
+  model: EndpointModel,
+  iommu: IommuDescription | undefined,
+  report: Report,
+): DeviceDescription[] {
+  const path = ["devices", index];
+  if (input.name !== undefined) {
+    report([...path, "name"], `${nameOf([...path, "name"])}: only bridges have names, for what is behind them`, "key");
+  }
+  const capabilities = resolveCapabilities(input, model, [...path, "capabilities"], report);
+  if (capabilities.express && (behind?.input.model === "pci-bridge" || behind?.input.model === "pcie-to-pci-bridge")) {
+    report(
+      path,
+      `${nameOf(path)} is PCI Express, and behind a ${behind.input.model} is conventional PCI; behind a port is right`,
+    );
+  }
+  const shared = {
+    ...resolveModel(input, model, path, report),
+    behind: behind?.address,
+    multifunction,
+    iommu: iommu?.name,
+    driver: resolveDriver(input, path, iommu, report),
+    capabilities,
+  };
+  return Array.from({ length: count }, (_, number) => ({
+    ...shared,
+    address: { ...address, function: address.function + number },
+  }));
+}
+
+function resolveIommu(
+  input: DeviceInput,
+  path: Path,
+  iommus: readonly IommuDescription[],
+  report: Report,
+): IommuDescription | undefined {
+  if (input.iommu === "none") return undefined;
+  const names = iommus.map((iommu) => iommu.name);
+  if (input.iommu === undefined) {
+    if (names.length > 1) {
+      report(
+        path,
+        `${nameOf(path)} has no "iommu", and there are several; it must be one of ${names.join(", ")}, or none`,
+      );
+    }
+    return iommus[0];
+  }
+  const found = iommus.find((iommu) => iommu.name === input.iommu);
+  if (!found) {
+    const meant = nearest(input.iommu, names);
+    const right = meant ? `did you mean "${meant}"?` : `it must be ${[...names, "none"].join(" or ")}`;
+    report([...path, "iommu"], `${nameOf(path)} is behind the IOMMU "${input.iommu}", which does not exist; ${right}`);
+  }
+  return found;
+}
+
+/** Linux binds vfio-pci only behind an IOMMU whose walks are cache coherent (reference 5.1). */
+function resolveDriver(
+  input: DeviceInput,
+  path: Path,
+  iommu: IommuDescription | undefined,
+  report: Report,
+): "vfio-pci" | undefined {
+  if (input.driver === "none") return undefined;
+  const fits = iommu !== undefined && (iommu.kind === "virtio-iommu" || iommu.features.coherent);
+  if (input.driver === "vfio-pci" && !fits && (iommu || input.iommu === undefined || input.iommu === "none")) {
+    const why = iommu ? `${iommu.name} is not coherent` : "the device has no IOMMU";
+    report([...path, "driver"], `${nameOf(path)}: vfio-pci cannot be bound, since ${why}; none is right`);
+  }
+  return fits ? "vfio-pci" : undefined;
+}
+
+/** Which options belong to which model. */
+const OPTIONS_OF: Readonly<Record<EndpointModel, readonly string[]>> = {
+  edu: ["dmaMask"],
+  "copy-engine": ["queues", "stalls"],
+};
+
+function resolveModel(
+  { options = {} }: DeviceInput,
+  model: EndpointModel,
+  path: Path,
+  report: Report,
+): Pick<EduDescription, "model" | "options"> | Pick<CopyEngineDescription, "model" | "options"> {
+  for (const option of Object.keys(options)) {
+    if (OPTIONS_OF[model].includes(option)) continue;
+    const where = [...path, "options", option];
+    report(where, `${nameOf(where)} is no option of ${model}; it has ${OPTIONS_OF[model].join(" and ")}`, "key");
+  }
+  if (model === "edu") return { model, options: { dmaMaskBits: options.dmaMask ?? 28 } };
+  return { model, options: { queues: options.queues ?? 4, stalls: options.stalls ?? true } };
+}
+
+function resolveCapabilities(
+  device: DeviceInput,
+  model: EndpointModel,
+  path: Path,
+  report: Report,
+): CapabilityDescription {
+  const input = device.capabilities ?? {};
+  const pasids = model === "copy-engine" ? 16 : 0;
+  const { acs = false, ats = false, pri = false, pasid = pasids } = input;
+  const extended = Object.entries({ acs, ats, pri, pasid }).find(([, value]) => value)?.[0];
+  if (input.express === false && extended) {
+    report(
+      [...path, "express"],
+      `${nameOf([...path, "express"])} is false, but ${extended} needs PCI Express; true is right`,
+    );
+  }
+  if (pri && !ats)
+    report([...path, "pri"], `${nameOf([...path, "pri"])} is true, but page requests need ats; add "ats: true"`);
+  return { express: input.express ?? extended !== undefined, acs, ats, pri, pasidBits: pasid };
+}
