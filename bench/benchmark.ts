@@ -10,7 +10,7 @@ export interface Row {
   readonly what: string;
   /** The figure, in `unit`. */
   readonly value: number;
-  readonly unit: "ns" | "µs" | "ms" | "s" | "million/s" | "bytes" | "MB" | "times" | "percent";
+  readonly unit: "ns" | "µs" | "ms" | "s" | "million/s" | "bytes" | "MB" | "times" | "percent" | "commands";
   /** What it should reach, as text: `"≤ 2 µs"`. */
   readonly goal?: string;
   readonly met?: boolean;

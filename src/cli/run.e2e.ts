@@ -55,6 +55,13 @@ describe("uiommu run", () => {
     });
   });
 
+  test.runIf(process.getuid?.() === 0)("shows the machine's /sys, and lets root change it", () => {
+    const script = "cd /sys/kernel/iommu_groups/0 && echo identity > type && cat type && ls && echo nonsense > type";
+    const { status, out } = uiommu("run", "--", "sh", "-c", script);
+    expect(out).toBe("identity\ndevices\nreserved_regions\ntype\n");
+    expect(status).not.toBe(0);
+  });
+
   test("--explain says which entry refused an access, and why a call was refused", () => {
     const { err } = uiommu("run", "--explain", "--", program);
     expect(err.split("\n")).toEqual([

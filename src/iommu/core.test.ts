@@ -1,46 +1,12 @@
 import { describe, expect, it } from "vitest";
-import { EBUSY, EINVAL, ENODEV, EPERM, Refusal, System, type Task } from "../runtime/index.ts";
-import { IommuCore } from "./core.ts";
+import { EBUSY, EINVAL, ENODEV, EPERM, Refusal, type Task } from "../runtime/index.ts";
 import { Device } from "./device.ts";
 import { PagingDomain } from "./driver.ts";
-import { FakeDriver, type FakePagingDomain, fakeInstance } from "./fake-driver.test-support.ts";
+import { FakeDriver, type FakePagingDomain } from "./fake-driver.test-support.ts";
 import { type Group, groupOf } from "./group.ts";
 import { mergeRegions } from "./reserved.ts";
 import { groupNodes } from "./sysfs.ts";
-
-function setUp(options: { share?: boolean; defaultDomain?: "identity" | "dma" } = {}) {
-  const system = new System();
-  const devices: Device[] = [];
-  const core = new IommuCore(system, { defaultDomain: options.defaultDomain, devices: () => devices });
-  const driver = new FakeDriver(core);
-  if (options.share) driver.groupFor = (_, core) => core.groups.get(0) ?? core.newGroup();
-  const instance = fakeInstance(driver, "iommu0", 16);
-  const run = <T>(code: Task<T>): T => system.run("test", code);
-  const errno = (code: Task<unknown>): number | undefined => {
-    try {
-      run(code);
-      return undefined;
-    } catch (error) {
-      if (error instanceof Refusal) return error.errno;
-      throw error;
-    }
-  };
-  const device = (name: string, iommu = "iommu0"): Device =>
-    new Device({ name, firmware: { instance: iommu, streamIds: [0], pasidBits: 8 } });
-  return { system, core, driver, instance, run, errno, device, devices };
-}
-
-function withTwoInOneGroup() {
-  const world = setUp({ share: true });
-  const [a, b] = [world.device("a"), world.device("b")];
-  world.run(world.core.register(world.instance));
-  world.run(world.core.probe(a));
-  world.run(world.core.probe(b));
-  const group = groupOf(a);
-  const domain = (): FakePagingDomain => world.run(world.driver.allocatePaging()) as FakePagingDomain;
-  const on = (): unknown[] => [world.driver.attached.get(a), world.driver.attached.get(b)];
-  return { ...world, a, b, group, domain, on };
-}
+import { setUp, withTwoInOneGroup } from "./world.test-support.ts";
 
 describe("probe and release", () => {
   it("gives a device a group with the lowest free number, on the default domain", () => {

@@ -15,6 +15,7 @@ import {
   assert,
   ENODEV,
   ENOSPC,
+  type Holder,
   IdAllocator,
   Mutex,
   RefCount,
@@ -23,9 +24,16 @@ import {
   type System,
   type Task,
 } from "../runtime/index.ts";
-import { allocateDefaultDomain, type DefaultDomainType, freeDomain, mapDirectRegions } from "./default-domain.ts";
+import {
+  changeDefaultDomain,
+  type DefaultDomainType,
+  mapDirectRegions,
+  setUpDefaultDomain,
+  unmapDirectRegions,
+} from "./default-domain.ts";
 import type { Device } from "./device.ts";
-import type { IommuDriver, IommuInstance } from "./driver.ts";
+import type { Domain, IommuDriver, IommuInstance } from "./driver.ts";
+import { removeDevice } from "./external.ts";
 import { Group } from "./group.ts";
 import { deinitDevice, initDevice } from "./probe.ts";
 
@@ -34,13 +42,18 @@ export interface IommuCoreOptions {
   readonly defaultDomain?: DefaultDomainType;
   /** The devices on all buses: those that wait for an instance are probed when it registers. */
   readonly devices?: () => Iterable<Device>;
+  /** Reads what the firmware says of a device without a driver, and tells the core by `setFirmware`. Refusals of that. */
+  readonly configureDma?: (device: Device) => Task<void>;
 }
 
 export class IommuCore {
   readonly system: System;
   readonly probeMutex: Mutex;
+  /** IOMMUs that are not there may still get a driver: as long as a machine powers up. */
+  waitsForDrivers = true;
   private readonly options: IommuCoreOptions;
   private readonly registered = new Map<string, IommuInstance>();
+  private readonly ready = new Set<IommuInstance>();
   private readonly served = new Map<IommuInstance, Set<Device>>();
   private readonly drivers = new Map<IommuDriver, RefCount>();
   private readonly groupsById = new Map<number, Group>();
@@ -60,6 +73,15 @@ export class IommuCore {
   /** Groups by id. */
   get groups(): ReadonlyMap<number, Group> {
     return this.groupsById;
+  }
+
+  get configureDma(): ((device: Device) => Task<void>) | undefined {
+    return this.options.configureDma;
+  }
+
+  /** Its devices that waited for it are probed: others may come. */
+  isReady(instance: IommuInstance): boolean {
+    return this.ready.has(instance);
   }
 
   /** The probed devices of a registered instance. */
@@ -88,12 +110,14 @@ export class IommuCore {
       yield* this.unregister(instance);
       throw error;
     }
+    this.ready.add(instance);
     this.tell("iommu.instance.register", { instance: instance.name });
   }
 
   /** Releases the instance's devices, then forgets it. Cannot fail. */
   *unregister(instance: IommuInstance): Task<void> {
     for (const device of [...this.devicesOf(instance)].reverse()) yield* this.release(device);
+    this.ready.delete(instance);
     this.served.delete(instance);
     this.registered.delete(instance.name);
     this.tell("iommu.instance.unregister", { instance: instance.name });
@@ -115,12 +139,16 @@ export class IommuCore {
     }
   }
 
-  /** The mirror image of {@link probe}; a device that is not probed is left alone. Cannot fail. */
+  /**
+   * The mirror image of {@link probe}, and of adding a device to a group by hand; a device that is in no group is left alone.
+   * Cannot fail.
+   */
   *release(device: Device): Task<void> {
     yield* this.probeMutex.take();
     try {
       const { group } = device;
       if (group === undefined) return;
+      if (device.iommu === undefined) return yield* removeDevice(this, device);
       if (group.devices.length === 1 && !group.isUnused && this.system.events.on) {
         this.tell("iommu.warning", { group: group.id, text: `the last device goes while ${group.label} is in use` });
       }
@@ -131,23 +159,29 @@ export class IommuCore {
     }
   }
 
-  /** A group without members, with the lowest free id. It lives as long as a device holds a reference. */
-  newGroup(): Group {
+  /** A group without members, with the lowest free id. It lives as long as somebody holds a reference. */
+  newGroup(name?: string): Group {
     this.system.failures.point("iommu.group.allocate");
     const id = this.groupIds.allocate();
     if (id === undefined) refuse(ENOSPC, () => "no group id is free");
-    const group = new Group(this.system, id);
+    const group = new Group(this.system, id, name);
     this.groupsById.set(id, group);
     this.tell("iommu.group.create", { group: id });
     return group;
   }
 
-  /** Forgets a group that nobody refers to. */
-  removeGroup(group: Group): void {
+  /** Gives back a reference on a group; with the last, the group is gone. */
+  putGroup(group: Group, holder: Holder): void {
+    if (group.references.put(holder) > 0) return;
     assert(group.devices.length === 0 && group.domain === undefined, () => `${group.label} is still in use`);
     this.groupsById.delete(group.id);
     this.groupIds.free(group.id);
     this.tell("iommu.group.remove", { group: group.id });
+  }
+
+  /** Changes the type of a group's default domain: what writing `type` in sysfs does. Refusals: see default-domain.ts. */
+  *setDefaultDomainType(group: Group, type: DefaultDomainType | "auto"): Task<void> {
+    yield* holding(group.mutex, changeDefaultDomain(group, type, this.defaultDomain));
   }
 
   /**
@@ -169,7 +203,8 @@ export class IommuCore {
         this.tell("iommu.device.probe", { device: device.name, group: device.group!.id });
       }
       for (const group of this.groupsById.values()) {
-        if (group.domain === undefined) yield* holding(group.mutex, this.setUpDefaultDomain(group));
+        if (group.domain !== undefined || group.devices[0]?.iommu === undefined) continue;
+        yield* holding(group.mutex, setUpDefaultDomain(group, this.defaultDomain));
       }
     } finally {
       this.probeMutex.release();
@@ -184,14 +219,21 @@ export class IommuCore {
     try {
       this.system.failures.point("iommu.group.add");
       group.addMember(device);
-      if (group.domain !== undefined) {
-        yield* mapDirectRegions(device, group.defaultDomain!);
-        yield* group.attachNewMember(device);
-      } else if (first === "set up the domain") {
-        yield* this.setUpDefaultDomain(group);
-      }
+      if (group.domain !== undefined) yield* this.follow(device, group, group.defaultDomain!);
+      else if (first === "set up the domain") yield* setUpDefaultDomain(group, this.defaultDomain);
     } catch (error) {
       yield* this.leave(device, group);
+      throw error;
+    }
+  }
+
+  /** A new member translates through what the others do, its direct regions mapped in their default domain. */
+  private *follow(device: Device, group: Group, defaultDomain: Domain): Task<void> {
+    const mapped = yield* mapDirectRegions(device, defaultDomain);
+    try {
+      yield* group.attachNewMember(device);
+    } catch (error) {
+      yield* unmapDirectRegions(defaultDomain, mapped);
       throw error;
     }
   }
@@ -201,16 +243,8 @@ export class IommuCore {
     yield* deinitDevice(this, device);
   }
 
-  private *setUpDefaultDomain(group: Group): Task<void> {
-    const domain = yield* allocateDefaultDomain(group, this.options.defaultDomain ?? "dma");
-    try {
-      for (const device of group.devices) yield* mapDirectRegions(device, domain);
-      yield* group.setDomain(domain);
-      group.defaultDomain = domain;
-    } catch (error) {
-      freeDomain(domain);
-      throw error;
-    }
+  private get defaultDomain(): DefaultDomainType {
+    return this.options.defaultDomain ?? "dma";
   }
 
   private tell(kind: string, fields: Record<string, unknown>): void {

@@ -1,6 +1,6 @@
 // Runs in a browser.
-import { EXTENDED_PASID, type PciFunction } from "../pci/index.ts";
-import type { IommuInstance } from "./driver.ts";
+import { EXTENDED_ATS, EXTENDED_PASID, type PciFunction } from "../pci/index.ts";
+import type { DefaultDomainWish, IommuInstance, ReservedRegion } from "./driver.ts";
 import type { DeviceFaults } from "./faults.ts";
 import type { Group } from "./group.ts";
 import type { Grouping } from "./grouping.ts";
@@ -18,6 +18,8 @@ export interface FirmwareSpec {
   readonly canStall?: boolean;
   /** Width of the PASIDs that a device without a PCI PASID capability can use; 0 bits are one PASID, which stands for none. */
   readonly pasidBits?: number;
+  /** Addresses that the device must or must not use, besides those that its IOMMU's driver knows of. */
+  readonly reserved?: readonly ReservedRegion[];
 }
 
 /** What the core and the driver keep of a probed device (Linux's dev_iommu). */
@@ -29,10 +31,25 @@ export interface DeviceIommu {
   data: unknown;
   /** Has direct regions that must stay mapped: never blocked, never owned by a user. */
   requireDirect: boolean;
+  /** Not attached to the default domain yet, since it may be in the middle of DMA: see switching.ts. */
+  attachDeferred: boolean;
+  /** A driver took it neither on nor back: it is blocked, or where nobody knows, whatever its group translates through. */
+  stranded: boolean;
+  /** How many resets of it are under way, one inside the other: see reset-window.ts. */
+  resetDepth: number;
   /** While it may report page requests. */
   faults?: DeviceFaults | undefined;
   /** Why it is in its group, where the topology decided. */
   grouping?: Grouping;
+}
+
+export interface DeviceOptions {
+  readonly name: string;
+  readonly pci?: PciFunction;
+  readonly firmware?: FirmwareSpec;
+  readonly driver?: string;
+  readonly untrusted?: boolean;
+  readonly defaultDomain?: DefaultDomainWish;
 }
 
 /** A device that masters the bus, as the core sees it. */
@@ -40,7 +57,12 @@ export class Device {
   /** `"0000:00:01.0"`, or a platform device's name. */
   readonly name: string;
   readonly pci: PciFunction | undefined;
-  readonly firmware: FirmwareSpec | undefined;
+  /** What the firmware says of its IOMMU; see firmware.ts. */
+  firmware: FirmwareSpec | undefined;
+  /** Plugged in where anybody can plug in something: it is never given all of memory, and never uses ATS. */
+  readonly untrusted: boolean;
+  /** The only default domain with which it works, if there is one: what drivers know as a quirk of the device. */
+  readonly defaultDomain: DefaultDomainWish | undefined;
   /** Name of the driver bound to it, such as `"vfio-pci"`. */
   driver: string | undefined;
   /** Set while probed. */
@@ -48,10 +70,12 @@ export class Device {
   /** Set while probed: a device is a member of at most one group. */
   group: Group | undefined;
 
-  constructor(options: { name: string; pci?: PciFunction; firmware?: FirmwareSpec; driver?: string }) {
+  constructor(options: DeviceOptions) {
     this.name = options.name;
     this.pci = options.pci;
     this.firmware = options.firmware;
+    this.untrusted = options.untrusted ?? false;
+    this.defaultDomain = options.defaultDomain;
     this.driver = options.driver;
   }
 
@@ -70,6 +94,11 @@ export class Device {
   get pasids(): number {
     const bits = this.pasidBits;
     return bits === 0 && this.firmware?.pasidBits !== 0 ? 0 : 2 ** bits;
+  }
+
+  /** It can ask its IOMMU for translations and keep them (ATS), and is trusted to. */
+  get usesAts(): boolean {
+    return !this.untrusted && this.pci?.extendedCapability(EXTENDED_ATS) !== undefined;
   }
 
   /** The control register of its PASID capability; 0 without. */

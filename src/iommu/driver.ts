@@ -17,6 +17,9 @@ export { PROT_CACHE, PROT_MMIO, PROT_NOEXEC, PROT_PRIV, PROT_READ, PROT_WRITE } 
 
 export type DomainType = "blocked" | "identity" | "unmanaged" | "dma" | "dma-fq" | "sva" | "nested";
 
+/** A default domain that a device needs. Whether one that translates is lazy is not for a device to say. */
+export type DefaultDomainWish = "identity" | "dma";
+
 export type Capability =
   | "cache-coherency"
   | "noexec"
@@ -94,6 +97,8 @@ export interface DirtyReader {
 
 /** A domain with a page table that software writes. */
 export abstract class PagingDomain extends Domain {
+  /** What it is for, which the core says: a user's own, or a default domain (see default-domain.ts). */
+  type: "unmanaged" | "dma" | "dma-fq" = "unmanaged";
   /** Sizes of leaves in bytes, ascending. */
   abstract readonly pageSizes: readonly number[];
   /** IOVAs that it can translate, `last` inclusive. */
@@ -152,7 +157,9 @@ export interface IommuDriver {
   /** The group that the device belongs to: a new one of `core`, or one that exists. */
   deviceGroup(device: Device, core: IommuCore): Group;
   /** The default domain's type that the device wishes for, if any. */
-  defaultDomainType?(device: Device): "identity" | "dma" | undefined;
+  defaultDomainType?(device: Device): DefaultDomainWish | undefined;
+  /** True for a device that may be in the middle of DMA: its first attach to a default domain waits until it is used. */
+  defersAttach?(device: Device): boolean;
   capable(device: Device, capability: Capability): boolean;
   /**
    * A new paging domain fit for `device`, with HWPT_ALLOC flags. Refusals as reference 6.7 says:

@@ -1,6 +1,6 @@
 // Runs in a browser.
 /** A driver without hardware, for tests of the core: it remembers what each device translates through, and can refuse. */
-import { EINVAL, refuse, type Task } from "../runtime/index.ts";
+import { EINVAL, ENOMEM, refuse, type Task } from "../runtime/index.ts";
 import type { IommuCore } from "./core.ts";
 import type { Device } from "./device.ts";
 import {
@@ -26,10 +26,14 @@ export class FakeDriver implements IommuDriver {
   blockedDomain?: FakeStaticDomain = new FakeStaticDomain("blocked", this);
   identityDomain?: FakeStaticDomain = new FakeStaticDomain("identity", this);
   releaseDomain?: FakeStaticDomain;
+  defaultDomain?: FakeStaticDomain;
   defaultDomainType?: (device: Device) => "identity" | "dma" | undefined;
+  defersAttach?: (device: Device) => boolean;
+  /** True: nothing can be mapped in a domain without devices. "never": nothing at all. */
+  mapsOnlyAttached: boolean | "never" = false;
   regions: (device: Device) => ReservedRegion[] = () => [];
   groupFor: (device: Device, core: IommuCore) => Group = singleDeviceGroup;
-  private readonly failures: IommuCore["system"]["failures"];
+  readonly failures: IommuCore["system"]["failures"];
 
   constructor(core: IommuCore, name = "fake") {
     this.failures = core.system.failures;
@@ -54,7 +58,7 @@ export class FakeDriver implements IommuDriver {
     return true;
   }
 
-  *allocatePaging(): Task<PagingDomain> {
+  *allocatePaging(_device?: Device, _flags?: number): Task<PagingDomain> {
     this.failures.point("fake.domain.allocate");
     const domain = new FakePagingDomain(this);
     this.domains.add(domain);
@@ -96,7 +100,6 @@ export class FakeStaticDomain extends Domain {
 
 export class FakePagingDomain extends PagingDomain {
   readonly label = "a fake domain";
-  readonly type = "unmanaged";
   readonly owner: FakeDriver;
   readonly pageSizes: readonly number[] = [4096];
   readonly aperture = { start: 0n, last: 2n ** 48n - 1n };
@@ -117,6 +120,11 @@ export class FakePagingDomain extends PagingDomain {
   }
 
   override *map(iova: bigint, physical: number, size: number): Task<void> {
+    const { attached, mapsOnlyAttached, failures } = this.owner;
+    failures.point("fake.domain.map");
+    if (mapsOnlyAttached === "never" || (mapsOnlyAttached && ![...attached.values()].includes(this))) {
+      refuse(ENOMEM, () => "no device yet");
+    }
     for (let at = 0; at < size; at += 4096) this.pages.set(iova + BigInt(at), physical + at);
   }
 

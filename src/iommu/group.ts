@@ -5,7 +5,7 @@
  * Always true: every member translates through `domain`; without a user that is the default domain. A group has an
  * `owner` exactly while somebody claimed it for himself; while `ownerCount` is above zero without an owner, kernel
  * drivers use the default domain. `handles` holds what the user gave with an attach, by PASID.
- * For a moment false: during a switch some members are already on the new domain.
+ * For a moment false: during a switch some members are already on the new domain; a member that is being reset is blocked.
  *
  * Everything here that is not read-only happens under `mutex` (class "iommu.group"), which each method takes itself.
  */
@@ -15,15 +15,17 @@ import {
   EINVAL,
   ENODEV,
   EPERM,
+  EPROBE_DEFER,
   Mutex,
   RefCount,
   refuse,
   type System,
   type Task,
 } from "../runtime/index.ts";
+import { freeDomain } from "./default-domain.ts";
 import type { Device } from "./device.ts";
 import { type Domain, type IommuDriver, isDomainOf, type ReservedRegion } from "./driver.ts";
-import { mergeRegions } from "./reserved.ts";
+import { mergeRegions, reservedRegionsOf } from "./reserved.ts";
 import { attachMember, switchAll, switchAllRegardless } from "./switching.ts";
 
 /** The PASID of traffic without PASID: the device's own (RID). */
@@ -33,6 +35,8 @@ export class Group {
   readonly id: number;
   readonly system: System;
   readonly mutex: Mutex;
+  /** What it is for, where that has a name of its own (`name` in sysfs). */
+  readonly name: string | undefined;
   /** One reference of each member. */
   readonly references: RefCount;
   /** What members translate through; undefined until the first is set up. */
@@ -51,9 +55,10 @@ export class Group {
   private readonly members = new Map<Device, string>();
   private list: readonly Device[] = [];
 
-  constructor(system: System, id: number) {
+  constructor(system: System, id: number, name?: string) {
     this.system = system;
     this.id = id;
+    this.name = name;
     this.mutex = new Mutex(system, "iommu.group");
     this.references = new RefCount(this.label);
   }
@@ -85,7 +90,7 @@ export class Group {
 
   /** Addresses that members must not be given, sorted and merged. */
   reservedRegions(): ReservedRegion[] {
-    return mergeRegions(this.list.flatMap((device) => device.iommu!.instance.driver.reservedRegions(device)));
+    return mergeRegions(this.list.flatMap(reservedRegionsOf));
   }
 
   /** Adds a member, under its own name or, where that is taken, with `.0`, `.1`, … behind it. */
@@ -107,9 +112,9 @@ export class Group {
   // ---- DMA ownership (reference 2.6)
 
   /**
-   * Claims the group for `owner`, or counts one more claim of the same owner; with the first, no member can do DMA
-   * until {@link attach}. EPERM: someone else has it. EBUSY: not on its default domain, or PASIDs in use. EINVAL: a
-   * member has direct regions that must stay mapped.
+   * Claims the group for `owner` through one of its devices, or counts one more claim of the same owner; with the first, no
+   * member can do DMA until {@link attach}. EPERM: someone else has it. EBUSY: not on its default domain, or PASIDs in
+   * use. EINVAL: a member has direct regions that must stay mapped.
    */
   *claim(device: Device, owner: object): Task<void> {
     yield* this.mutex.take();
@@ -126,8 +131,20 @@ export class Group {
     }
   }
 
+  /** Claims the group as a whole, once: as {@link claim}, but EPERM also for who has it already. */
+  *claimWhole(owner: object): Task<void> {
+    yield* this.mutex.take();
+    try {
+      if (this.ownerCount > 0) refuse(EPERM, () => `${this.label} is in use by ${this.ownerLabel}`);
+      yield* this.takeOwnership(owner);
+      this.tell("iommu.group.claim", { ownerCount: this.ownerCount });
+    } finally {
+      this.mutex.release();
+    }
+  }
+
   /** Gives back one claim; with the last, members return to the default domain. Cannot fail. */
-  *disclaim(device: Device): Task<void> {
+  *disclaim(device?: Device): Task<void> {
     yield* this.mutex.take();
     try {
       assert(this.ownerCount > 0 && this.owner !== undefined, () => `${this.label} is not claimed`);
@@ -137,19 +154,22 @@ export class Group {
         yield* this.setDomainRegardless(this.defaultDomain!);
       }
       this.ownerCount--;
-      this.tell("iommu.group.disclaim", { device: device.name, ownerCount: this.ownerCount });
+      this.tell("iommu.group.disclaim", { device: device?.name, ownerCount: this.ownerCount });
     } finally {
       this.mutex.release();
     }
   }
 
   /**
-   * A kernel driver is bound to `device` and uses the default domain. EBUSY: somebody owns the group, or its members
-   * are not on the default domain.
+   * A kernel driver is bound to `device` and uses the default domain. EPROBE_DEFER: there is none yet. EBUSY: somebody owns
+   * the group, or its members are not on the default domain.
    */
   *useDefaultDomain(device: Device): Task<void> {
     yield* this.mutex.take();
     try {
+      if (this.defaultDomain === undefined) {
+        refuse(EPROBE_DEFER, () => `${device.label}: ${this.label} has no default domain yet`);
+      }
       if (this.ownerCount > 0 && (this.owner !== undefined || !this.atRest)) {
         refuse(EBUSY, () => `${device.label}: ${this.label} is in use by ${this.ownerLabel}`);
       }
@@ -171,7 +191,7 @@ export class Group {
 
   /**
    * Attaches all members to `domain`. `handle` is visible once the hardware accepted. EBUSY: something is attached
-   * already. EINVAL: the domain belongs to another driver, or no handle.
+   * already, or a member is being reset. EINVAL: the domain belongs to another driver, or no handle.
    */
   *attach(domain: Domain, handle: object): Task<void> {
     yield* this.mutex.take();
@@ -183,6 +203,7 @@ export class Group {
         refuse(EBUSY, () => `${this.label} is attached already: to ${this.domain!.label}`);
       }
       this.checkDriver(domain);
+      this.checkReset();
       yield* this.setDomain(domain);
       this.handles.set(NO_PASID, handle);
     } finally {
@@ -190,11 +211,15 @@ export class Group {
     }
   }
 
-  /** From whatever is attached to `domain`, without a gap. EINVAL: no domain or no handle, or the driver's own. */
+  /**
+   * From whatever is attached to `domain`, without a gap. EINVAL: no domain or no handle. EBUSY: a member is being reset.
+   * Otherwise the driver's own.
+   */
   *replace(domain: Domain, handle: object): Task<void> {
     yield* this.mutex.take();
     try {
       if (domain === undefined || handle === undefined) refuse(EINVAL, () => `${this.label}: no domain or no handle`);
+      this.checkReset();
       yield* this.setDomain(domain);
       this.handles.set(NO_PASID, handle);
     } finally {
@@ -210,6 +235,19 @@ export class Group {
       assert(rest !== undefined, () => `${this.label} has no domain of its own`);
       yield* this.setDomainRegardless(rest);
       this.handles.delete(NO_PASID);
+    } finally {
+      this.mutex.release();
+    }
+  }
+
+  /** The first DMA of a member whose attach was deferred: now it is attached. EBUSY: it is being reset. */
+  *attachDeferred(device: Device): Task<void> {
+    yield* this.mutex.take();
+    try {
+      if (!device.iommu!.attachDeferred) return;
+      this.checkReset();
+      yield* this.domain!.attachDevice(device, undefined);
+      device.iommu!.attachDeferred = false;
     } finally {
       this.mutex.release();
     }
@@ -234,12 +272,53 @@ export class Group {
     this.tell("iommu.group.domain", { domain: domain.label, old: old?.label });
   }
 
-  private *setDomainRegardless(domain: Domain): Task<void> {
+  /** The members' first domain: it stays even if one refuses it, since then they are all released. */
+  *setFirstDomain(domain: Domain): Task<void> {
+    this.mutex.assertHeld();
+    this.domain = domain;
+    for (const device of this.list) yield* this.attachNewMember(device);
+    this.tell("iommu.group.domain", { domain: domain.label });
+  }
+
+  /** Moves all members to `domain`, those that refuse to the blocking domain. Cannot fail. */
+  *setDomainRegardless(domain: Domain): Task<void> {
+    this.mutex.assertHeld();
     const old = this.domain;
     if (old === domain) return;
     yield* switchAllRegardless(this, domain, old);
     this.domain = domain;
     this.tell("iommu.group.domain", { domain: domain.label, old: old?.label });
+  }
+
+  /** The domain in which nothing reaches memory: the driver's own, else an empty one. Refusals of its allocation. */
+  *ensureBlockingDomain(): Task<Domain> {
+    if (this.blockingDomain === undefined) {
+      this.system.failures.point("iommu.group.blocking-domain");
+      this.blockingDomain =
+        this.driver.blockedDomain ?? (yield* this.driver.allocatePaging(this.list[0], 0, undefined));
+    }
+    return this.blockingDomain;
+  }
+
+  /** Does something with the blocking domain, which stays if that succeeds; if not, it is freed unless it was there before. */
+  *withBlockingDomain(use: (blocking: Domain) => Task<void>): Task<void> {
+    const before = this.blockingDomain;
+    const blocking = yield* this.ensureBlockingDomain();
+    try {
+      yield* use(blocking);
+    } catch (error) {
+      if (before === undefined && !this.list.some((device) => device.iommu!.stranded)) {
+        this.blockingDomain = undefined;
+        freeDomain(blocking);
+      }
+      throw error;
+    }
+  }
+
+  /** A member that is being reset neither attaches nor detaches: nothing new may be attached until it is done. EBUSY. */
+  checkReset(): void {
+    const resetting = this.list.find((device) => (device.iommu?.resetDepth ?? 0) > 0);
+    if (resetting !== undefined) refuse(EBUSY, () => `${this.label}: ${resetting.label} is being reset`);
   }
 
   /** Nobody owns it, and its members are on the default domain. */
@@ -252,13 +331,9 @@ export class Group {
   }
 
   private *takeOwnership(owner: object): Task<void> {
+    if (this.defaultDomain === undefined) refuse(ENODEV, () => `${this.label}: no IOMMU translates for it`);
     if (!this.atRest) refuse(EBUSY, () => `${this.label} is not on its default domain but on ${this.domain?.label}`);
-    if (this.blockingDomain === undefined) {
-      this.system.failures.point("iommu.group.blocking-domain");
-      this.blockingDomain =
-        this.driver.blockedDomain ?? (yield* this.driver.allocatePaging(this.list[0], 0, undefined));
-    }
-    yield* this.setDomain(this.blockingDomain);
+    yield* this.withBlockingDomain((blocking) => this.setDomain(blocking));
     this.owner = owner;
     this.ownerCount = 1;
   }
@@ -275,7 +350,8 @@ export class Group {
     }
   }
 
-  private get ownerLabel(): string {
+  /** For people: who uses the group. */
+  get ownerLabel(): string {
     const { owner } = this;
     if (owner === undefined) return "kernel drivers";
     return "label" in owner ? String(owner.label) : "another owner";
@@ -289,4 +365,14 @@ export class Group {
 /** The group of a probed device. Refusal ENODEV if it has none: nothing translates for it. */
 export function groupOf(device: Device): Group {
   return device.group ?? refuse(ENODEV, () => `${device.label} has no group: no IOMMU serves it`);
+}
+
+/** A kernel driver is to use the device: see {@link Group.useDefaultDomain}. Without a group everybody may. */
+export function* useDefaultDomain(device: Device): Task<void> {
+  if (device.group !== undefined) yield* device.group.useDefaultDomain(device);
+}
+
+/** The mirror image of {@link useDefaultDomain}. */
+export function* unuseDefaultDomain(device: Device): Task<void> {
+  if (device.group !== undefined) yield* device.group.unuseDefaultDomain();
 }

@@ -9,13 +9,14 @@ import { type Domain, isDomainOf } from "./driver.ts";
 import { type Group, NO_PASID } from "./group.ts";
 
 /**
- * Refusals: EOPNOTSUPP where domain or driver know no PASIDs; EINVAL for a foreign domain, PASID 0, or one that a member
- * does not reach; EBUSY if something is attached; the driver's own.
+ * Refusals: EOPNOTSUPP where domain or driver know no PASIDs; EINVAL for a foreign domain or PASID 0; EBUSY while a member is
+ * being reset; EINVAL for a PASID that a member does not reach; EBUSY if something is attached; the driver's own.
  */
 export function* attachPasid(group: Group, domain: Domain, pasid: number, handle: object): Task<void> {
   yield* group.mutex.take();
   try {
     checkOperands(group, domain, pasid);
+    group.checkReset();
     for (const device of membersWithPasids(group)) {
       const { maxPasids } = device.iommu!;
       if (pasid >= maxPasids) refuse(EINVAL, () => `PASID ${pasid}: ${device.label} has only ${maxPasids}`);
@@ -28,13 +29,17 @@ export function* attachPasid(group: Group, domain: Domain, pasid: number, handle
   }
 }
 
-/** Refusals: as {@link attachPasid}, but EINVAL without a handle, with the handle in use, or with nothing attached. */
+/**
+ * Refusals: EOPNOTSUPP and EINVAL as {@link attachPasid}, EINVAL without a handle, EBUSY while a member is being reset, EINVAL
+ * with nothing attached or with the same handle; the driver's own.
+ */
 export function* replacePasid(group: Group, domain: Domain, pasid: number, handle: object): Task<void> {
   yield* group.mutex.take();
   try {
     checkOperands(group, domain, pasid);
-    const old = group.pasidDomains.get(pasid);
     if (handle === undefined) refuse(EINVAL, () => `${group.label}: a replace needs a handle`);
+    group.checkReset();
+    const old = group.pasidDomains.get(pasid);
     if (old === undefined) refuse(EINVAL, () => `PASID ${pasid} of ${group.label} is not attached`);
     if (group.handles.get(pasid) === handle)
       refuse(EINVAL, () => `PASID ${pasid} of ${group.label} has this handle already`);
@@ -45,13 +50,15 @@ export function* replacePasid(group: Group, domain: Domain, pasid: number, handl
   }
 }
 
-/** Blocks the PASID; nothing happens if it is not attached. Cannot fail. */
+/** Blocks the PASID, where a reset has not done so already; nothing happens if it is not attached. Cannot fail. */
 export function* detachPasid(group: Group, pasid: number): Task<void> {
   yield* group.mutex.take();
   try {
     const old = group.pasidDomains.get(pasid);
     if (old === undefined) return;
-    for (const device of membersWithPasids(group)) yield* block(group, device, pasid, old);
+    for (const device of membersWithPasids(group)) {
+      if (device.iommu!.resetDepth === 0) yield* block(group, device, pasid, old);
+    }
     group.pasidDomains.delete(pasid);
     group.handles.delete(pasid);
   } finally {

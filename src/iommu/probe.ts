@@ -3,9 +3,10 @@
  * How a device comes into the core's care and leaves it again, as steps in pairs (reference 2.2, invariants 1 to 6).
  *
  * Coming runs the steps downwards, leaving undoes them upwards. A step that fails has itself changed nothing, and those
- * above it are undone; there is no other unwinding code. All of it happens under the core's probe mutex.
+ * above it are undone; there is no other unwinding code. All of it happens under the core's probe mutex, but for reading the
+ * firmware.
  */
-import { EINVAL, ENODEV, refuse, type Task } from "../runtime/index.ts";
+import { EINVAL, ENODEV, Refusal, refuse, type Task } from "../runtime/index.ts";
 import type { IommuCore } from "./core.ts";
 import { freeDomain } from "./default-domain.ts";
 import type { Device } from "./device.ts";
@@ -16,6 +17,27 @@ interface Step {
   readonly undo: (core: IommuCore, device: Device) => Task<void>;
 }
 
+/**
+ * What the firmware says of the device, if nobody read it yet. The bus does, and it may have to wait for others: meanwhile
+ * somebody else may have probed the device, which is then not to be touched any more.
+ */
+const firmware: Step = {
+  *run(core, device) {
+    if (device.firmware !== undefined || device.driver !== undefined || core.configureDma === undefined) return;
+    core.probeMutex.release();
+    try {
+      yield* core.configureDma(device);
+    } catch (error) {
+      // The next step says what it means that there is no firmware.
+      if (!(error instanceof Refusal)) throw error;
+    } finally {
+      yield* core.probeMutex.take();
+    }
+    if (device.group !== undefined) refuse(ENODEV, () => `${device.label} was probed by another`);
+  },
+  *undo() {},
+};
+
 /** What core and driver keep of the device. */
 const deviceData: Step = {
   *run(core, device) {
@@ -24,7 +46,15 @@ const deviceData: Step = {
     const instance = core.instances.get(firmware.instance);
     if (instance === undefined) refuse(ENODEV, () => `${device.label}: its IOMMU ${firmware.instance} is not there`);
     core.system.failures.point("iommu.device.allocate");
-    device.iommu = { instance, maxPasids: 0, data: undefined, requireDirect: false };
+    device.iommu = {
+      instance,
+      maxPasids: 0,
+      data: undefined,
+      requireDirect: false,
+      attachDeferred: false,
+      stranded: false,
+      resetDepth: 0,
+    };
   },
   *undo(_core, device) {
     device.iommu = undefined;
@@ -85,11 +115,20 @@ const groupReference: Step = {
     group.references.get(device);
     device.group = group;
     device.iommu!.maxPasids = Math.min(device.pasids, instance.maxPasids);
+    device.iommu!.attachDeferred = instance.driver.defersAttach?.(device) ?? false;
   },
   *undo() {},
 };
 
-const steps: readonly Step[] = [deviceData, driverReference, groupDomains, driverProbe, instanceLink, groupReference];
+const steps: readonly Step[] = [
+  firmware,
+  deviceData,
+  driverReference,
+  groupDomains,
+  driverProbe,
+  instanceLink,
+  groupReference,
+];
 
 /** All steps, or none. */
 export function* initDevice(core: IommuCore, device: Device): Task<void> {
@@ -108,15 +147,18 @@ export function* deinitDevice(core: IommuCore, device: Device): Task<void> {
   const { group } = device;
   for (const step of steps.toReversed()) yield* step.undo(core, device);
   device.group = undefined;
-  if (group!.references.put(device) === 0) core.removeGroup(group!);
+  core.putGroup(group!, device);
 }
 
-/** The device is left where the driver says; one that needs its direct regions always, on identity instead of blocked. */
+/**
+ * The device is left where the driver says; one that needs its direct regions always, on identity instead of blocked. One
+ * that was never attached is left alone.
+ */
 function* attachReleaseDomain(device: Device): Task<void> {
   const { group, iommu } = device;
   const { driver } = iommu!.instance;
   let target = driver.releaseDomain;
-  if (target === undefined || group === undefined) return;
+  if (target === undefined || group === undefined || iommu!.attachDeferred) return;
   if (iommu!.requireDirect && target === driver.blockedDomain) target = driver.identityDomain ?? target;
   yield* target.attachDevice(device, group.domain);
 }

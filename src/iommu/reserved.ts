@@ -1,4 +1,6 @@
 // Runs in a browser.
+/** Addresses that are not free for devices, or that some devices need (reference 2.9). */
+import type { Device } from "./device.ts";
 import type { ReservedRegion } from "./driver.ts";
 
 /** Values of Linux's enum iommu_resv_type: the order of regions that start at the same address. */
@@ -28,4 +30,10 @@ export function mergeRegions(regions: Iterable<ReservedRegion>): ReservedRegion[
     }
   }
   return merged;
+}
+
+/** What a device must not be given, or must have 1:1: as its IOMMU's driver knows, and as the firmware says. */
+export function reservedRegionsOf(device: Device): ReservedRegion[] {
+  const driverRegions = device.iommu?.instance.driver.reservedRegions(device) ?? [];
+  return [...(device.firmware?.reserved ?? []), ...driverRegions];
 }

@@ -8,7 +8,15 @@
  *
  * Lock order: IOAS mutex → igroup lock → group mutex.
  */
-import { attachPasid, type Domain, detachPasid, type Group, NO_PASID, replacePasid } from "../iommu/index.ts";
+import {
+  attachPasid,
+  type Domain,
+  detachPasid,
+  type Group,
+  NO_PASID,
+  replacePasid,
+  reservedRegionsOf,
+} from "../iommu/index.ts";
 import { EBUSY, EINVAL, type Holder, Mutex, refuse, type System, type Task } from "../runtime/index.ts";
 import type { IommufdDevice } from "./device.ts";
 import type { Hwpt, PagingHwpt } from "./hwpt.ts";
@@ -211,8 +219,7 @@ function withPasid(pasid: number): string {
 function reserveRegions(device: IommufdDevice, space: IovaSpace): void {
   try {
     device.context.system.failures.point("iommufd.device.reserve", EINVAL);
-    const { driver } = device.device.iommu!.instance;
-    for (const { start, last, type } of driver.reservedRegions(device.device)) {
+    for (const { start, last, type } of reservedRegionsOf(device.device)) {
       if (type !== "direct-relaxable") space.reserve(start, last, device);
     }
   } catch (error) {

@@ -19,7 +19,6 @@ import { HwptAlloc, IoasAlloc, IoasMap, IoasUnmap } from "../uapi/iommufd.ts";
 import { IommufdContext } from "./context.ts";
 
 class NullDomain extends PagingDomain {
-  readonly type = "unmanaged";
   readonly label = "null domain";
   readonly owner: IommuDriver;
   readonly pageSizes: readonly number[] = [4096];

@@ -35,7 +35,6 @@ export interface FakeTraits {
 
 /** Keeps mappings by page, and what its "TLB" still knows until sync. Complains about whatever no caller may do. */
 export class FakeDomain extends PagingDomain {
-  readonly type = "unmanaged";
   readonly label: string;
   readonly owner: FakeDriver;
   readonly pageSizes: readonly number[];

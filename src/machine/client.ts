@@ -1,6 +1,6 @@
 // Runs in a browser.
-import { type File, LibraryProcess, type LibraryProcessOptions, PAGE_SIZE } from "../memory/index.ts";
-import { assert, EBADF, EINVAL, ENOENT, refuse } from "../runtime/index.ts";
+import { type File, type FileNode, LibraryProcess, type LibraryProcessOptions, PAGE_SIZE } from "../memory/index.ts";
+import { assert, EACCES, EBADF, EINVAL, ENOENT, refuse } from "../runtime/index.ts";
 import type { Machine } from "./machine.ts";
 
 /** Pages of a client for the structs of its calls. */
@@ -69,6 +69,26 @@ export class LibraryClient {
     const file = this.file(fd);
     if (file.write === undefined) refuse(EINVAL, () => `${file.label} cannot be written`);
     return this.machine.system.run("write", file.write(this.process, position, from));
+  }
+
+  /** What `cat` shows of a text of the machine. ENOENT, EINVAL for what is no text. */
+  readText(path: string): string {
+    const content = this.text(path).read();
+    return typeof content === "string" ? content : new TextDecoder("latin1").decode(content);
+  }
+
+  /** What `echo TEXT > PATH` does: the text, with a newline. EACCES for a text that cannot be written, and its own. */
+  writeText(path: string, text: string): void {
+    const { write } = this.text(path);
+    if (write === undefined) refuse(EACCES, () => `${path} cannot be written`);
+    this.machine.system.run(`write ${path}`, write(this.process, new TextEncoder().encode(`${text}\n`)));
+  }
+
+  private text(path: string): FileNode & { readonly kind: "text" } {
+    const node = this.machine.files.nodes.get(path);
+    if (node === undefined) refuse(ENOENT, () => `${path}: there is no such file`);
+    if (node.kind !== "text") refuse(EINVAL, () => `${path} is a ${node.kind}, not a text`);
+    return node;
   }
 
   private file(fd: number): File {

@@ -62,6 +62,10 @@ describe("a machine file", () => {
           multifunction: false,
           iommu: "smmu0",
           driver: "vfio-pci",
+          untrusted: false,
+          defaultDomain: undefined,
+          reserved: [],
+          canStall: false,
           capabilities: { express: false, acs: false, ats: false, pri: false, pasidBits: 0 },
           options: { dmaMaskBits: 28 },
         },
@@ -125,11 +129,11 @@ describe("a machine file", () => {
 
   test("a copy engine can send PASIDs, has four queues and waits for pages, unless told otherwise", async () => {
     const engines =
-      "devices:\n  - model: copy-engine\n  - { model: copy-engine, options: { queues: 1, stalls: false } }";
+      "devices:\n  - model: copy-engine\n  - { model: copy-engine, canStall: false, options: { queues: 1 } }";
     const { devices } = await parseMachine(engines, "m.yaml");
-    expect(devices.map(({ capabilities, options }) => [capabilities.pasidBits, options])).toEqual([
-      [16, { queues: 4, stalls: true }],
-      [16, { queues: 1, stalls: false }],
+    expect(devices.map(({ capabilities, canStall, options }) => [capabilities.pasidBits, canStall, options])).toEqual([
+      [16, true, { queues: 4 }],
+      [16, false, { queues: 1 }],
     ]);
   });
 
@@ -224,12 +228,12 @@ describe("a mistake is told with file, line and column, and with what would be r
     [
       "a wrong choice",
       "defaultDomain: identiy",
-      lab(1, 16, 'defaultDomain is "identiy"; it must be one of dma, identity; did you mean identity?'),
+      lab(1, 16, 'defaultDomain is "identiy"; it must be one of dma, dma-fq, identity; did you mean identity?'),
     ],
     [
       "a wrong driver",
       "devices: [{ model: edu, driver: vfio }]",
-      lab(1, 33, 'devices[0].driver is "vfio"; it must be one of vfio-pci, none'),
+      lab(1, 33, 'devices[0].driver is "vfio"; it must be one of vfio-pci, edu, none'),
     ],
     [
       "a size without its unit",
@@ -440,11 +444,16 @@ describe("a mistake is told with file, line and column, and with what would be r
       lab(2, 33, "devices[0]: vfio-pci cannot be bound, since smmu0 is not coherent; none is right"),
     ],
     [
+      "stalls behind an IOMMU that has none",
+      "iommus: [{ kind: virtio-iommu }]\ndevices: [{ model: edu, canStall: true }]",
+      lab(2, 35, "devices[0].canStall is true, but only an smmuv3 stalls, and viommu0 is a virtio-iommu"),
+    ],
+    [
       "an option of another model",
       "devices:\n  - { model: edu, options: { queues: 2 } }\n  - { model: copy-engine, options: { dmaMask: 32 } }",
       [
         "lab.yaml:2:30: devices[0].options.queues is no option of edu; it has dmaMask",
-        "lab.yaml:3:38: devices[1].options.dmaMask is no option of copy-engine; it has queues and stalls",
+        "lab.yaml:3:38: devices[1].options.dmaMask is no option of copy-engine; it has queues",
       ].join("\n"),
     ],
     [

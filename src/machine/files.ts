@@ -1,5 +1,6 @@
 // Runs in a browser.
 import type { FileNode, FileTree } from "../memory/index.ts";
+import type { Task } from "../runtime/index.ts";
 
 /**
  * The tree of files that a machine's clients see: made of what each room shows of itself, and made anew when one of
@@ -38,7 +39,23 @@ export class MachineFiles implements FileTree {
   }
 
   private collect(): Map<string, FileNode> {
-    return new Map(this.sources.flatMap((source) => [...source()]));
+    const nodes = new Map(this.sources.flatMap((source) => [...source()]));
+    for (const [path, node] of nodes) {
+      if (node.kind === "text" && node.write !== undefined) nodes.set(path, this.refreshing(node, node.write));
+    }
+    return nodes;
+  }
+
+  /** What is written to a text may change that text and others. */
+  private refreshing(node: FileNode & { kind: "text" }, write: NonNullable<typeof node.write>): FileNode {
+    const files = this;
+    return {
+      ...node,
+      write: function* (process, bytes): Task<void> {
+        yield* write(process, bytes);
+        files.refresh();
+      },
+    };
   }
 
   private describe(): Map<string, string> {

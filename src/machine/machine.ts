@@ -7,7 +7,17 @@
  * then each device by the core, then drivers are bound; powering down is the mirror image.
  */
 import { MockBus, MockDriver } from "../drivers/mock/index.ts";
-import { Cpu, Device, groupNodes, IommuCore, Sva } from "../iommu/index.ts";
+import {
+  Cpu,
+  Device,
+  type FirmwareSpec,
+  groupNodes,
+  IommuCore,
+  Sva,
+  setFirmware,
+  unuseDefaultDomain,
+  useDefaultDomain,
+} from "../iommu/index.ts";
 import { IommufdContext } from "../iommufd/index.ts";
 import { CHUNK_SIZE, type FileNode, PhysicalMemory } from "../memory/index.ts";
 import { devicePath, dmaAliases, MsiController, type PciFunction, PciHost, pciNodes } from "../pci/index.ts";
@@ -19,6 +29,7 @@ import { DmaRouter } from "./dma-router.ts";
 import { FailureFiles } from "./failure-files.ts";
 import { MachineFiles } from "./files.ts";
 import { IommuMaker, type MachineFault, type MachineIommu } from "./iommus.ts";
+import { EduKernelDriver } from "./kernel-driver.ts";
 import { makeFunction } from "./models.ts";
 
 /** Where writes become interrupts, before they reach an IOMMU: 1 MiB. */
@@ -58,12 +69,15 @@ export class Machine {
   readonly mockBus: MockBus | undefined;
   /** Hears of every DMA that an IOMMU refused. */
   onFault: ((fault: MachineFault) => void) | undefined;
+  private readonly eduDriver: EduKernelDriver;
   private readonly maker: IommuMaker;
   private readonly router: DmaRouter;
   private readonly iommuByName = new Map<string, MachineIommu>();
   private readonly described = new Map<PciFunction, FunctionDescription>();
   private readonly deviceByFunction = new Map<PciFunction, Device>();
   private readonly unserved = new Map<Device, string>();
+  /** What firmware tables would say of each device's way to an IOMMU. */
+  private readonly firmware = new Map<Device, FirmwareSpec>();
 
   /** Puts the hardware together; {@link buildMachine} also powers it up. */
   constructor(description: MachineDescription, options: MachineOptions) {
@@ -72,7 +86,10 @@ export class Machine {
     this.system = new System(options);
     // Right behind RAM, so that pages of clients are in reach of every output address size.
     this.memory = new PhysicalMemory(this.system, { ram: [{ base, size }], foreignBase: base + size + CHUNK_SIZE });
-    this.core = new IommuCore(this.system, { defaultDomain: description.defaultDomain });
+    this.core = new IommuCore(this.system, {
+      defaultDomain: description.defaultDomain,
+      configureDma: (device) => this.readFirmware(device),
+    });
     this.sva = new Sva(this.system, new Cpu(this.system, this.memory));
     this.router = new DmaRouter(this.memory);
     this.pci = new PciHost(this.system, { target: this.router, interrupts: new MsiController(DOORBELL) });
@@ -81,7 +98,13 @@ export class Machine {
       onFault: (fault) => this.onFault?.(fault),
     });
     if (options.mock) this.mockBus = new MockBus(this.core, new MockDriver(this.system, this.memory));
-    this.vfio = new VfioPciDriver(this.system, { device: (member) => this.deviceOf(member) });
+    const device = (member: PciFunction) => this.deviceOf(member);
+    this.vfio = new VfioPciDriver(this.system, { device });
+    this.eduDriver = new EduKernelDriver(this.system, { device });
+    this.pci.drivers.kernelDma = {
+      begin: (member) => useDefaultDomain(device(member)!),
+      end: (member) => unuseDefaultDomain(device(member)!),
+    };
     const failureFiles = new FailureFiles(this.system);
     this.files = new MachineFiles([
       () => this.characterDevices(),
@@ -122,9 +145,11 @@ export class Machine {
     for (const device of this.description.devices) this.install(device);
     this.pci.enumerate();
     this.pci.drivers.register(this.vfio);
+    this.pci.drivers.register(this.eduDriver);
     for (const iommu of this.description.iommus) yield* this.startIommu(iommu);
     if (this.mockBus !== undefined) yield* this.core.register(this.mockBus.driver.instance);
     for (const member of this.pci.scanOrder) yield* this.start(member);
+    this.core.waitsForDrivers = false;
     this.pci.drivers.listen(() => this.files.refresh());
     this.files.refresh();
   }
@@ -137,6 +162,7 @@ export class Machine {
       if (device?.iommu !== undefined) yield* this.core.release(device);
       this.deviceByFunction.delete(member);
     }
+    this.firmware.clear();
     if (this.mockBus !== undefined) yield* this.core.unregister(this.mockBus.driver.instance);
     for (const [name, iommu] of [...this.iommuByName].reverse()) {
       yield* this.core.unregister(iommu.instance);
@@ -167,20 +193,25 @@ export class Machine {
   private *start(member: PciFunction): Task<void> {
     const description = this.descriptionOf(member);
     const iommu = description.iommu === undefined ? undefined : this.iommuByName.get(description.iommu)!;
-    const firmware = iommu && {
-      instance: iommu.instance.name,
-      streamIds: requesterIds(member),
-      canStall: canStall(description),
-    };
-    const device = new Device({ name: member.name, pci: member, firmware });
+    // Of bridges the firmware says no more than which IOMMU they are behind.
+    const endpoint = "driver" in description ? description : undefined;
+    const { untrusted, defaultDomain, canStall } = endpoint ?? {};
+    const device = new Device({ name: member.name, pci: member, untrusted, defaultDomain });
     this.deviceByFunction.set(member, device);
     if (iommu !== undefined) {
+      const reserved = endpoint?.reserved.map(({ type, start, size }) => {
+        return { type, start: BigInt(start), last: BigInt(start + size - 1) };
+      });
+      const streamIds = requesterIds(member);
+      this.firmware.set(device, { instance: iommu.instance.name, streamIds, canStall, reserved });
       this.router.route(member.idAtRoot, iommu.hardware);
       yield* this.probe(device);
     }
-    if ("driver" in description && description.driver === "vfio-pci" && device.group !== undefined) {
+    if (endpoint?.driver === "vfio-pci" && device.group !== undefined) {
       member.driverOverride = this.vfio.name;
       yield* this.pci.drivers.bind(member, this.vfio);
+    } else if (endpoint?.driver === "edu") {
+      yield* this.pci.drivers.bind(member, this.eduDriver);
     }
   }
 
@@ -194,6 +225,11 @@ export class Machine {
       const { events } = this.system;
       if (events.on) events.emit({ kind: "machine.device.unserved", device: device.name, reason: error.reason });
     }
+  }
+
+  private *readFirmware(device: Device): Task<void> {
+    const spec = this.firmware.get(device);
+    if (spec !== undefined) setFirmware(this.core, device, spec);
   }
 
   /** The same implementation twice: a container is an iommufd that accounts memory to processes, as VFIO did. */
@@ -218,11 +254,6 @@ export class Machine {
   private pathOf(device: Device): string {
     return device.pci === undefined ? `/sys/devices/${device.name}` : devicePath(device.pci);
   }
-}
-
-/** What the firmware says of a device: the IOMMU may keep its accesses waiting. */
-function canStall(description: FunctionDescription): boolean {
-  return description.model === "copy-engine" && description.options.stalls;
 }
 
 /** Under all numbers that an IOMMU may see of it. */

@@ -56,9 +56,11 @@ function memoryWords({ memory }: MachineDescription): string {
 }
 
 function defaultDomainWords({ defaultDomain }: MachineDescription): string {
-  return defaultDomain === "identity"
-    ? "identity: devices that nobody has taken see memory untranslated"
-    : "dma: devices that nobody has taken see an empty page table";
+  return {
+    identity: "identity: devices that nobody has taken see memory untranslated",
+    dma: "dma: devices that nobody has taken see an empty page table",
+    "dma-fq": "dma-fq: devices that nobody has taken see an empty page table, invalidated lazily",
+  }[defaultDomain];
 }
 
 function iommuLines(iommu: IommuDescription): string[] {
@@ -104,7 +106,7 @@ function busLines(machine: Machine, bus: PciBus, margin: string): string[] {
     const description = machine.descriptionOf(member);
     const below = `${margin}${last ? " " : "│"}`;
     const words = [shortName(member), description.model.padEnd(width), ...whereWords(machine, member, description)];
-    const notes = [companyWords(machine, member), capabilityWords(description)]
+    const notes = [companyWords(machine, member), firmwareWords(description), capabilityWords(description)]
       .filter((note) => note !== "")
       .join("; ");
     const behind = machine.pci.buses.find(({ bridge }) => bridge === member);
@@ -122,7 +124,7 @@ function whereWords(machine: Machine, member: PciFunction, description: Function
   if (description.iommu === undefined) return ["no IOMMU: no group, DMA reaches memory untranslated"];
   if (device.group === undefined) return ["no group"];
   const vfio = machine.vfio.devices.find((one) => one.member === member);
-  const driver = vfio === undefined ? "no driver" : `/dev/vfio/devices/${vfio.name}`;
+  const driver = vfio === undefined ? `${member.driver?.name ?? "no"} driver` : `/dev/vfio/devices/${vfio.name}`;
   return [`group ${device.group.id}`, ...("driver" in description ? [driver] : []), `behind ${description.iommu}`];
 }
 
@@ -138,6 +140,17 @@ function sharedGroupLines({ core }: Machine): string[] {
   const shared = [...core.groups.values()].filter(({ devices }) => devices.length > 1);
   if (shared.length === 0) return [];
   return ["", ...shared.flatMap((group) => wrapped(`group ${group.id}  `, groupReasons(group).join("; ")))];
+}
+
+function firmwareWords(description: FunctionDescription): string {
+  if (!("reserved" in description)) return "";
+  const { untrusted, defaultDomain, reserved } = description;
+  const words = reserved.map(
+    ({ type, start, size }) => `${type} region of ${sizeWords(size)} at 0x${start.toString(16)}`,
+  );
+  if (untrusted) words.unshift("untrusted");
+  if (defaultDomain !== undefined) words.unshift(`its default domain is always ${defaultDomain}`);
+  return words.join(", ");
 }
 
 function capabilityWords(description: FunctionDescription): string {
@@ -162,7 +175,7 @@ function bridgeWords({ buses: { first, last }, acs }: BridgeDescription): string
 
 function modelWords({ model, options }: DeviceDescription): string[] {
   if (model === "edu") return [`${options.dmaMaskBits}-bit DMA addresses`];
-  return [`${options.queues} queues`, options.stalls ? "waits for pages" : "does not wait for pages"];
+  return [`${options.queues} queues`];
 }
 
 /** `"4 KiB"`, `"1 GiB"`; the largest unit that leaves a whole number. */

@@ -1,19 +1,44 @@
 // Runs in a browser.
-import { assert, ENODEV, refuse, type System, type Task } from "../runtime/index.ts";
+import {
+  assert,
+  EAGAIN,
+  EBUSY,
+  EINVAL,
+  ENODEV,
+  EPROBE_DEFER,
+  Refusal,
+  refuse,
+  type System,
+  type Task,
+} from "../runtime/index.ts";
 import type { PciFunction } from "./function.ts";
 import type { PciHost } from "./host.ts";
 
 /** A driver of PCI functions, such as vfio-pci. */
 export interface PciDriver {
   readonly name: string;
+  /** It gives the function's DMA to others, and asks for it when it does. All other drivers use the kernel's DMA API. */
+  readonly managesDma?: boolean;
+  /** True for functions that it is made for; one without this takes those only whose `driver_override` names it. */
+  matches?(member: PciFunction): boolean;
   /** Takes the function under its care; a Refusal leaves it unbound. */
   probe(member: PciFunction): Task<void>;
   /** Lets go of it; waits until nobody uses it. Cannot fail. */
   remove(member: PciFunction): Task<void>;
 }
 
+/** Who must agree before a driver uses the kernel's DMA API for a function. */
+export interface KernelDma {
+  /** Refusals keep the driver from the function: EBUSY if others use its DMA, EPROBE_DEFER if it is to be tried later. */
+  begin(member: PciFunction): Task<void>;
+  /** The mirror image. Cannot fail. */
+  end(member: PciFunction): Task<void>;
+}
+
 /** The drivers of a host, and which function is bound to which (`/sys/bus/pci/drivers`). */
 export class PciDrivers {
+  /** Without it, everybody may use DMA. */
+  kernelDma: KernelDma | undefined;
   private readonly system: System;
   private readonly host: PciHost;
   private readonly registered = new Map<string, PciDriver>();
@@ -39,12 +64,18 @@ export class PciDrivers {
     return () => this.listeners.delete(listener);
   }
 
-  /** Binds a function without a driver. The driver's Refusal leaves it unbound. */
+  /** Binds a function. EBUSY: it is bound already. What DMA's keeper or the driver answer leaves it unbound. */
   *bind(member: PciFunction, driver: PciDriver): Task<void> {
-    if (member.driver !== undefined) refuse(ENODEV, () => `${member.name} is bound to ${member.driver?.name} already`);
+    if (member.driver !== undefined) refuse(EBUSY, () => `${member.name} is bound to ${member.driver?.name} already`);
     member.driver = driver;
     try {
-      yield* driver.probe(member);
+      yield* this.beginDma(member, driver);
+      try {
+        yield* driver.probe(member);
+      } catch (error) {
+        yield* this.endDma(member, driver);
+        throw error;
+      }
     } catch (error) {
       member.driver = undefined;
       throw error;
@@ -56,20 +87,28 @@ export class PciDrivers {
     const { driver } = member;
     if (driver === undefined) return;
     yield* driver.remove(member);
+    yield* this.endDma(member, driver);
     member.driver = undefined;
     this.changed(member);
   }
 
-  /** A write of a function's name to `bind` of a driver: it must be the one that `driver_override` names. */
+  /** A write of a function's name to `bind` of a driver, which must match it. EAGAIN: it is to be tried later. */
   *bindByName(name: string, driver: PciDriver): Task<void> {
     const member = this.named(name);
-    if (member.driverOverride !== driver.name) {
-      refuse(
-        ENODEV,
-        () => `${name}: driver_override is not ${driver.name}, and ${driver.name} matches nothing by itself`,
+    if (!isFor(driver, member)) {
+      const { driverOverride } = member;
+      refuse(ENODEV, () =>
+        driverOverride === undefined
+          ? `${driver.name} matches ${name} only if driver_override says so`
+          : `driver_override of ${name} is ${driverOverride}, not ${driver.name}`,
       );
     }
-    yield* this.bind(member, driver);
+    try {
+      yield* this.bind(member, driver);
+    } catch (error) {
+      if (error instanceof Refusal && error.errno === EPROBE_DEFER) refuse(EAGAIN, () => error.reason);
+      throw error;
+    }
   }
 
   /** A write of a function's name to `unbind` of a driver. */
@@ -79,11 +118,28 @@ export class PciDrivers {
     yield* this.unbind(member);
   }
 
-  /** A write of a function's name to `drivers_probe`: the driver that `driver_override` names is bound, if there is one. */
+  /**
+   * A write of a function's name to `drivers_probe`: the first driver that matches is bound, if there is one and the function
+   * has none. EINVAL if that fails, whatever the cause.
+   */
   *probeByName(name: string): Task<void> {
     const member = this.named(name);
-    const driver = this.registered.get(member.driverOverride ?? "");
-    if (member.driver === undefined && driver !== undefined) yield* this.bind(member, driver);
+    const driver = this.all.find((one) => isFor(one, member));
+    if (member.driver !== undefined || driver === undefined) return;
+    try {
+      yield* this.bind(member, driver);
+    } catch (error) {
+      if (error instanceof Refusal) refuse(EINVAL, () => error.reason);
+      throw error;
+    }
+  }
+
+  private *beginDma(member: PciFunction, driver: PciDriver): Task<void> {
+    if (!driver.managesDma && this.kernelDma !== undefined) yield* this.kernelDma.begin(member);
+  }
+
+  private *endDma(member: PciFunction, driver: PciDriver): Task<void> {
+    if (!driver.managesDma && this.kernelDma !== undefined) yield* this.kernelDma.end(member);
   }
 
   private named(name: string): PciFunction {
@@ -95,4 +151,10 @@ export class PciDrivers {
     const { events } = this.system;
     if (events.on) events.emit({ kind: "pci.driver.bind", name: member.name, driver: member.driver?.name });
   }
+}
+
+/** By `driver_override` alone, where it says something. */
+function isFor(driver: PciDriver, member: PciFunction): boolean {
+  const { driverOverride } = member;
+  return driverOverride === undefined ? (driver.matches?.(member) ?? false) : driverOverride === driver.name;
 }

@@ -6,7 +6,7 @@ export * from "./capabilities.ts";
 export { ConfigSpace, type ConfigWidth } from "./config-space.ts";
 export { PciDevice } from "./device.ts";
 export type { DmaPort, DmaTarget, InterruptController, Message, RequesterId } from "./dma.ts";
-export { type PciDriver, PciDrivers } from "./drivers.ts";
+export { type KernelDma, type PciDriver, PciDrivers } from "./drivers.ts";
 export { PciFunction, type PciIdentity, type PciPlace } from "./function.ts";
 export { PciHost, type PciHostOptions, type Window } from "./host.ts";
 export * from "./ids.ts";

@@ -176,6 +176,23 @@ export const FaultResponse = defineStruct("iommu_hwpt_page_response", { cookie: 
 /** What precedes each event that is read from an event queue. */
 export const VeventHeader = defineStruct("iommufd_vevent_header", { flags: u32, sequence: u32 });
 
+/** Data of the SMMUv3's driver: words 0 and 1 of a guest's STE, a command of a guest, an event record, ID registers. */
+export const HwptArmSmmuv3 = defineStruct("iommu_hwpt_arm_smmuv3", { ste0: u64, ste1: u64 });
+export const ViommuArmSmmuv3Invalidate = defineStruct("iommu_viommu_arm_smmuv3_invalidate", { cmd0: u64, cmd1: u64 });
+export const VeventArmSmmuv3 = defineStruct("iommu_vevent_arm_smmuv3", { evt0: u64, evt1: u64, evt2: u64, evt3: u64 });
+export const HwInfoArmSmmuv3 = defineStruct("iommu_hw_info_arm_smmuv3", {
+  flags: u32,
+  reserved: u32,
+  idr0: u32,
+  idr1: u32,
+  idr2: u32,
+  idr3: u32,
+  idr4: u32,
+  idr5: u32,
+  iidr: u32,
+  aidr: u32,
+});
+
 /** MAP, MAP_FILE and COPY. */
 export const MAP_FIXED_IOVA = 1;
 export const MAP_WRITEABLE = 2;
@@ -217,6 +234,8 @@ export const VEVENTQ_LOST_EVENTS = 1;
 /** Types 0 of viommus, event queues and hardware queues are for none. */
 export const VIOMMU_TYPE_DEFAULT = 0;
 export const VIOMMU_TYPE_ARM_SMMUV3 = 1;
+export const VIOMMU_INVALIDATE_DATA_ARM_SMMUV3 = 1;
+export const VEVENTQ_TYPE_ARM_SMMUV3 = 1;
 
 /** An ioctl number of iommufd has no direction or size bits: type `;` and the number of the row. */
 const IOCTL_TYPE = 0x3b00;

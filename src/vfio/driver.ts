@@ -11,6 +11,7 @@ const LAST_NUMBER = 0xfffff;
 /** The driver vfio-pci: makes a VfioDevice of each function that it is bound to, under the lowest free number. */
 export class VfioPciDriver implements PciDriver {
   readonly name = "vfio-pci";
+  readonly managesDma = true;
   private readonly system: System;
   private readonly deviceOf: (member: PciFunction) => Device | undefined;
   private readonly numbers = new IdAllocator(0, LAST_NUMBER);

@@ -44,7 +44,6 @@ export function tableType(number: number): TableType {
 
 export class MockPagingDomain extends PagingDomain {
   readonly label: string;
-  readonly type = "unmanaged";
   readonly owner: IommuDriver;
   readonly aperture: { readonly start: bigint; readonly last: bigint };
   readonly canTrackDirty: boolean;

@@ -38,10 +38,7 @@ const NO_SUBSTREAM = 0;
 export function* attach(master: Master, to: Translation): Task<void> {
   const { system } = master.instance;
   const from = master.translation;
-  if (!leavesRoomForPasids(to) && master.pasids.size > 0) {
-    const { device, pasids } = master;
-    refuse(EBUSY, () => `${device.label} has ${pasids.size} PASIDs attached: it cannot translate through ${to.label}`);
-  }
+  if (!leavesRoomForPasids(to)) refuseBesidePasids(master, to.label);
   const change = to.kind === "stage 1" ? reserveContext(master, NO_SUBSTREAM, to) : undefined;
 
   if ("targets" in to) to.invalidation.add(to.targets);
@@ -116,6 +113,12 @@ function tellOfPasid({ instance, device }: Master, pasid: number, to: string | u
 /** PASIDs need the device's own context table, also where the rest of its traffic is blocked or passes as it is. */
 function leavesRoomForPasids({ kind }: Translation): boolean {
   return kind === "stage 1" || kind === "abort" || kind === "bypass";
+}
+
+/** Refusal EBUSY while PASIDs of the master translate: `to` has no room for them. */
+export function refuseBesidePasids({ device, pasids }: Master, to: string): void {
+  if (pasids.size === 0) return;
+  refuse(EBUSY, () => `${device.label} has ${pasids.size} PASIDs attached: it cannot translate through ${to}`);
 }
 
 /** A CD about to be written, with the memory that this takes. */

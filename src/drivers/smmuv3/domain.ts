@@ -9,13 +9,13 @@ import {
   type UnmapGather,
 } from "../../iommu/index.ts";
 import { type Granule, type LpaeFormat, lpae, PageTable } from "../../pagetable/index.ts";
-import { bigintOf, EBUSY, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
+import { assert, bigintOf, EBUSY, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
 import { attach, attachPasid } from "./attach.ts";
 import { stage1Descriptor } from "./context-descriptor.ts";
 import type { Features } from "./features.ts";
 import type { SmmuV3Instance } from "./instance.ts";
 import { DomainInvalidation, type InvalidationTarget } from "./invalidation.ts";
-import { type Master, masterOf, type Translation } from "./master.ts";
+import { type Master, masterOf, type StreamEntryTranslation, type Translation } from "./master.ts";
 import { handingOverPageRequests } from "./page-requests.ts";
 import { stage2Entry } from "./stream-table-entry.ts";
 
@@ -29,14 +29,13 @@ export interface PagingOptions {
 
 export class SmmuV3PagingDomain extends PagingDomain {
   readonly label: string;
-  readonly type = "unmanaged";
   readonly owner: IommuDriver;
   readonly instance: SmmuV3Instance;
   readonly stage: 1 | 2;
   readonly aperture: { readonly start: bigint; readonly last: bigint };
   private readonly table: PageTable;
   /** The ASID or VMID. */
-  private readonly tag: number;
+  readonly tag: number;
   /** Who must forget what is unmapped. */
   readonly invalidation: DomainInvalidation;
   private readonly translation: Translation;
@@ -77,6 +76,13 @@ export class SmmuV3PagingDomain extends PagingDomain {
 
   get tableFrames(): number {
     return this.table.tableFrames;
+  }
+
+  /** What STEs say of a stage 2, for those above it. */
+  get stage2Translation(): StreamEntryTranslation {
+    const { translation } = this;
+    assert(translation.kind === "stage 2", () => `${this.label} is no stage 2`);
+    return translation;
   }
 
   /** Refusals: EINVAL for a device behind another IOMMU; EOPNOTSUPP for page requests of several stream ids; ENOMEM. */

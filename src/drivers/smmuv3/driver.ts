@@ -7,11 +7,15 @@
  *
  * Where things are: the ID registers as facts in `features.ts`; one SMMU with all it owns in `instance.ts`, brought up by
  * `reset.ts`; commands in `commands.ts`, their ring in `command-queue.ts`; what comes from the SMMU in `event-ring.ts`,
- * `event-record.ts`, `event-handling.ts`; a stalled transaction is a page request in `page-requests.ts`. A device is a `master.ts`; what its streams translate through changes in
- * `attach.ts`, which writes entries (`stream-table-entry.ts`, `context-descriptor.ts`) through `entry-writer.ts`. A
- * domain with a page table is in `domain.ts`, one that shows the memory of a process in `sva-domain.ts`; an unmap invalidates the TLB in `invalidation.ts`.
+ * `event-record.ts`, `event-handling.ts`; a stalled transaction is a page request in `page-requests.ts`. A device is a
+ * `master.ts`; what its streams translate through changes in `attach.ts`, which writes entries (`stream-table-entry.ts`,
+ * `context-descriptor.ts`) through `entry-writer.ts`. A domain with a page table is in `domain.ts`, one that shows the
+ * memory of a process in `sva-domain.ts`; an unmap invalidates the TLB in `invalidation.ts`. What a guest gets is in
+ * `viommu.ts`: stage 1 of its own in `nested-domain.ts`, by an STE checked in `guest-stream-entry.ts`; its commands in
+ * `guest-commands.ts`.
  *
- * Always true: a reserved stream has a valid STE, which aborts unless its master is attached; an ASID or VMID that no
+ * Always true: a reserved stream has a valid STE, which aborts unless its master is attached (or was, and its direct regions
+ * must stay mapped: then it bypasses); an ASID or VMID that no
  * STE or CD names has no entry in the TLB; between CONS and PROD of the command queue lie complete commands.
  * For a moment false: what is translated while it changes is the old or the new, see `attach.ts`; with a stream table of
  * one level an STE that cannot change in one step is invalid in between.
@@ -42,6 +46,8 @@ import {
   type SvaDomain,
   singleDeviceGroup,
   type UserData,
+  type Viommu,
+  type ViommuServices,
 } from "../../iommu/index.ts";
 import type { PhysicalMemory, RegisterBlock } from "../../memory/index.ts";
 import { assert, EINVAL, ENODEV, EOPNOTSUPP, refuse, type System, type Task } from "../../runtime/index.ts";
@@ -58,6 +64,8 @@ import type { InterruptLine } from "./registers.ts";
 import { disableSmmu, resetSmmu } from "./reset.ts";
 import { BlockedDomain, StaticDomain } from "./static-domains.ts";
 import { SmmuV3SvaDomain } from "./sva-domain.ts";
+import { VIOMMU_TYPE_ARM_SMMUV3 } from "./user-data.ts";
+import { SmmuV3Viommu } from "./viommu.ts";
 
 /** Where Linux places the window for translated message interrupts. */
 const SOFTWARE_MSI: ReservedRegion = { start: 0x800_0000n, last: 0x80f_ffffn, type: "software-msi" };
@@ -67,6 +75,7 @@ export class SmmuV3Driver implements IommuDriver {
   readonly blockedDomain: StaticDomain = new BlockedDomain();
   readonly identityDomain: StaticDomain = new StaticDomain("identity");
   readonly releaseDomain: StaticDomain = this.blockedDomain;
+  readonly userPasidTables = true;
   /** Hears of every event that an SMMU records; `explain` says it in a sentence. */
   onEvent: ((event: EventRecord, explain: () => string) => void) | undefined;
   private readonly system: System;
@@ -139,7 +148,8 @@ export class SmmuV3Driver implements IommuDriver {
   *releaseDevice(device: Device): Task<void> {
     const { instance, streamIds, translation, pasids, contextTable } = masterOf(device);
     assert(pasids.size === 0, () => `${device.label} is released while ${pasids.size} of its PASIDs translate`);
-    assert(translation.kind === "abort", () => `${device.label} is released while it translates: ${translation.label}`);
+    const isLeft = translation.kind === (device.iommu!.requireDirect ? "bypass" : "abort");
+    assert(isLeft, () => `${device.label} is released while it translates: ${translation.label}`);
     for (const streamId of streamIds) instance.masters.delete(streamId);
     contextTable?.free();
     device.iommu!.data = undefined;
@@ -185,6 +195,27 @@ export class SmmuV3Driver implements IommuDriver {
 
   hardwareInfo(device: Device, requested: number): { readonly type: number; readonly bytes: Uint8Array } {
     return hardwareInfo(masterOf(device).instance, requested);
+  }
+
+  /** Without forced write-back a guest could make its memory incoherent with the CPU's caches. */
+  supportsViommu(device: Device, type: number): boolean {
+    const { nesting, forcedWriteBack } = masterOf(device).instance.features;
+    return type === VIOMMU_TYPE_ARM_SMMUV3 && nesting && forcedWriteBack;
+  }
+
+  /** Refusals: EINVAL for a parent of another IOMMU; ENOMEM. */
+  *allocateViommu(
+    device: Device,
+    parent: PagingDomain,
+    _type: number,
+    _data: UserData | undefined,
+    services: ViommuServices,
+  ): Task<Viommu> {
+    const { instance } = masterOf(device);
+    if (!(parent instanceof SmmuV3PagingDomain)) {
+      return refuse(EINVAL, () => `${parent.label} is not of an SMMUv3, as ${instance.label} is`);
+    }
+    return new SmmuV3Viommu(instance, parent, services);
   }
 
   *pageResponse(device: Device, { group }: PageRequest, code: ResponseCode): Task<void> {

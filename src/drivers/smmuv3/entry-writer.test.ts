@@ -9,6 +9,7 @@ import {
   abortEntry,
   bypassEntry,
   contextTableEntry,
+  nestedEntry,
   S1DSS_BYPASS,
   S1DSS_SUBSTREAM_0,
   S1DSS_TERMINATE,
@@ -59,12 +60,7 @@ const s2 = (vmid: number, canStall = false): Entry =>
 
 /** A guest's stage 1 above a stage 2, as reference 6.2 makes it. */
 function nested(): Entry {
-  const entry = s2(1);
-  const guest = s1(0xabc000);
-  entry[0] = guest[0] | 0xe;
-  entry[1] = guest[1];
-  entry[2] |= guest[2] | (1 << 19);
-  return entry;
+  return nestedEntry(s2(1), s1(0xabc000).subarray(0, 4));
 }
 
 const entries = {

@@ -45,6 +45,15 @@ function* handleEvent(instance: SmmuV3Instance, event: EventRecord): Task<void> 
     system.events.emit({ kind: "smmuv3.event.receive", instance: instance.name, name: event.name, text: explain() });
   }
   if (event.stallTag !== undefined) yield* reportStalled(instance, event, event.stallTag);
+  else tellGuest(instance, event);
+}
+
+/** What a guest did wrong in its own stage 1 is its own business: it hears of it, if it asked to. */
+function tellGuest({ masters }: SmmuV3Instance, event: EventRecord): void {
+  if (event.stage2 || !event.isStreamFault) return;
+  const translation = masters.get(event.streamId)?.translation;
+  if (translation?.kind !== "stage 2") return;
+  translation.guest?.viommu.report(event, translation.guest.virtualId);
 }
 
 /** There is nobody to bring pages in: every group of requests is denied. */

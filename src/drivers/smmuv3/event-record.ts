@@ -11,6 +11,8 @@ export interface EventRecord {
   /** `"F_TRANSLATION"`. */
   readonly name: string;
   readonly streamId: number;
+  /** What the stream's STE, CDs and tables say does not allow the access; all else is the SMMU's own trouble. */
+  readonly isStreamFault: boolean;
   readonly substreamId: number | undefined;
   /** Set if the transaction waits for an answer under this tag. */
   readonly stallTag: number | undefined;
@@ -54,6 +56,9 @@ const descriptions: ReadonlyMap<number, EventDescription> = new Map<number, Even
   [0x25, { name: "F_VMS_FETCH", meaning: "the VM structure could not be read" }],
 ]);
 
+/** C_BAD_STE, F_STREAM_DISABLED, C_BAD_SUBSTREAMID, C_BAD_CD, and the translation faults. */
+const streamFaults: ReadonlySet<number> = new Set([0x04, 0x06, 0x08, 0x0a, 0x10, 0x11, 0x12, 0x13]);
+
 export function decodeEvent(instance: string, words: Uint32Array): EventRecord {
   const id = words[0] & 0xff;
   const bit = (word: number, position: number): boolean => ((words[word] >>> position) & 1) === 1;
@@ -64,6 +69,7 @@ export function decodeEvent(instance: string, words: Uint32Array): EventRecord {
     id,
     name: descriptions.get(id)?.name ?? `event 0x${id.toString(16)}`,
     streamId: words[1],
+    isStreamFault: streamFaults.has(id),
     substreamId: bit(0, 11) ? words[0] >>> 12 : undefined,
     stallTag: bit(2, 31) ? words[2] & 0xffff : undefined,
     privileged: bit(3, 1),

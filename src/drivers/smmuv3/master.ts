@@ -4,6 +4,7 @@ import type { ContextTable } from "./context-table.ts";
 import type { Entry } from "./entry-writer.ts";
 import type { SmmuV3Instance } from "./instance.ts";
 import type { DomainInvalidation, InvalidationTarget } from "./invalidation.ts";
+import type { SmmuV3Viommu } from "./viommu.ts";
 
 /** A device under an SMMU's care (the architecture's *client device* with its streams), kept in `device.iommu.data`. */
 export interface Master {
@@ -37,13 +38,24 @@ export interface Stage1 {
 export type Translation =
   | { readonly kind: "abort" | "bypass"; readonly label: string }
   | Stage1
-  | {
-      readonly kind: "stage 2";
-      readonly label: string;
-      readonly streamEntry: (canStall: boolean) => Entry;
-      readonly invalidation: DomainInvalidation;
-      readonly targets: readonly InvalidationTarget[];
-    };
+  | StreamEntryTranslation;
+
+/** All of it stands in the STE: stage 2, with or without a guest's stage 1 above it. */
+export interface StreamEntryTranslation {
+  readonly kind: "stage 2";
+  readonly label: string;
+  readonly streamEntry: (canStall: boolean) => Entry;
+  readonly invalidation: DomainInvalidation;
+  readonly targets: readonly InvalidationTarget[];
+  /** Who hears of events of stage 1. */
+  readonly guest?: GuestStream | undefined;
+}
+
+/** The guest that a stream belongs to, and what it calls the stream. */
+export interface GuestStream {
+  readonly viommu: SmmuV3Viommu;
+  readonly virtualId: number;
+}
 
 /** The master that a probed device is. */
 export function masterOf(device: Device): Master {

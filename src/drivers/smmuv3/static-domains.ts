@@ -3,7 +3,7 @@ import { type Device, Domain } from "../../iommu/index.ts";
 import type { Task } from "../../runtime/index.ts";
 import { attach, detachPasid } from "./attach.ts";
 import { masterOf, type Translation } from "./master.ts";
-import { ceasePageRequests } from "./page-requests.ts";
+import { ceasePageRequests, handingOverPageRequests } from "./page-requests.ts";
 
 /** A domain without a table, one for all devices of all SMMUs: it belongs to nobody and is never freed. */
 export class StaticDomain extends Domain {
@@ -21,8 +21,7 @@ export class StaticDomain extends Domain {
 
   override *attachDevice(device: Device, old: Domain | undefined): Task<void> {
     const master = masterOf(device);
-    yield* attach(master, this.translation);
-    yield* ceasePageRequests(master, old);
+    yield* handingOverPageRequests(master, this, old, attach(master, this.translation));
   }
 
   override free(): void {}

@@ -5,11 +5,14 @@ import { type Entry, newEntry } from "./entry-writer.ts";
 import type { Features } from "./features.ts";
 import { addressSizeField, granuleField, INNER_SHAREABLE, WRITE_BACK } from "./fields.ts";
 
-const VALID = 1;
-const CONFIG_ABORT = 0;
-const CONFIG_BYPASS = 4;
-const CONFIG_STAGE1 = 5;
+/** In word 0: V, Config. */
+export const STE_VALID = 1;
+export const STE_CONFIG = 0xe;
+export const CONFIG_ABORT = 0;
+export const CONFIG_BYPASS = 4;
+export const CONFIG_STAGE1 = 5;
 const CONFIG_STAGE2 = 6;
+const CONFIG_NESTED = 7;
 
 /** S1Fmt: how the context descriptors are laid out. */
 const S1FMT_LINEAR = 0;
@@ -25,6 +28,10 @@ const SHCFG_INCOMING = 1;
 
 const S1STALLD = 2 ** 27;
 const STRW_NS_EL1 = 0;
+/** In word 1: EATS. */
+export const STE_EATS = 0x3000_0000;
+/** Equal events may be merged: a guest cannot flood the event queue. */
+const MEV = 2 ** 19;
 const S2FWB = 2 ** 25;
 /** In the upper half of word 2. */
 const S2AA64 = 1 << 19;
@@ -35,14 +42,14 @@ const S2R = 1 << 26;
 /** Every transaction is aborted, without an event. */
 export function abortEntry(): Entry {
   const entry = newEntry();
-  entry[0] = VALID | (CONFIG_ABORT << 1);
+  entry[0] = STE_VALID | (CONFIG_ABORT << 1);
   return entry;
 }
 
 /** Addresses pass as they are. */
 export function bypassEntry(features: Features): Entry {
   const entry = newEntry();
-  entry[0] = VALID | (CONFIG_BYPASS << 1);
+  entry[0] = STE_VALID | (CONFIG_BYPASS << 1);
   entry[3] = shareability(features);
   return entry;
 }
@@ -55,7 +62,7 @@ export function contextTableEntry(
 ): Entry {
   const entry = newEntry();
   const format = table.isTwoLevel ? S1FMT_64K_LEAVES : S1FMT_LINEAR;
-  entry[0] = VALID | (CONFIG_STAGE1 << 1) | (format << 4) | (table.address % 2 ** 32);
+  entry[0] = STE_VALID | (CONFIG_STAGE1 << 1) | (format << 4) | (table.address % 2 ** 32);
   entry[1] = Math.floor(table.address / 2 ** 32) | (table.log2Entries << 27);
   entry[2] = options.s1dss | (WRITE_BACK << 2) | (WRITE_BACK << 4) | (INNER_SHAREABLE << 6) | (STRW_NS_EL1 << 30);
   if (features.stalls !== "never" && !options.canStall) entry[2] |= S1STALLD;
@@ -76,7 +83,7 @@ export interface Stage2Table {
 export function stage2Entry(features: Features, table: Stage2Table, canStall: boolean): Entry {
   const entry = newEntry();
   const { format } = table;
-  entry[0] = VALID | (CONFIG_STAGE2 << 1);
+  entry[0] = STE_VALID | (CONFIG_STAGE2 << 1);
   entry[2] = table.nestingParent && features.forcedWriteBack ? S2FWB : 0;
   entry[3] = shareability(features);
   entry[4] = table.vmid;
@@ -94,6 +101,16 @@ export function stage2Entry(features: Features, table: Stage2Table, canStall: bo
     (canStall ? S2S : 0);
   entry[6] = table.root % 2 ** 32;
   entry[7] = Math.floor(table.root / 2 ** 32);
+  return entry;
+}
+
+/** A guest's stage 1, by words 0 and 1 of its own STE (four of 32 bits), above the stage 2 of `parent`. */
+export function nestedEntry(parent: Entry, guest: Uint32Array): Entry {
+  const entry = parent.slice();
+  entry[0] = STE_VALID | (CONFIG_NESTED << 1) | (guest[0] & ~STE_CONFIG);
+  entry[1] |= guest[1];
+  entry[2] |= guest[2] | MEV;
+  entry[3] |= guest[3];
   return entry;
 }
 

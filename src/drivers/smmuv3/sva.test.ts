@@ -184,6 +184,49 @@ describe("what a process does to its mappings reaches the devices before it is d
   });
 });
 
+it("a device that reads while a program unmaps, step by step, gets the page or nothing, whoever has the frame next", () => {
+  for (let seed = 1; seed < 60; seed++) {
+    const { system, memory, device, process, bind, hardware, unbind } = setUp();
+    const [a, p, next] = [device(), process(), process()];
+    const handle = bind(a, p);
+    const address = p.memory.map(1);
+    put(p, address, "mine");
+    const { notifiers } = p.memory;
+    system.tasks.exploring = true;
+    let state = seed;
+    system.tasks.choose = (ready) => (state = (state * 48271) % 2147483647) % ready.length;
+    let step: "mapped" | "told" | "gone" = "mapped";
+    const program = function* (): Task<void> {
+      yield* system.tasks.point();
+      notifiers.invalidateStart(address, address + PAGE_SIZE);
+      step = "told";
+      yield* system.tasks.point();
+      p.memory.unmap(address, 1);
+      put(next, next.memory.map(1), "next");
+      yield* system.tasks.point();
+      step = "gone";
+      notifiers.invalidateEnd(address, address + PAGE_SIZE);
+    };
+    const engine = function* (): Task<void> {
+      for (let i = 0; i < 3; i++) {
+        const begun = step;
+        const bytes = new Uint8Array(4);
+        const done = yield* hardware.access(a.stream, handle.pasid, BigInt(address), bytes, false);
+        if (done) expect([begun, new TextDecoder().decode(bytes)]).toEqual(["mapped", "mine"]);
+        else expect(step).toBe("gone");
+        yield* system.tasks.point();
+      }
+    };
+    system.tasks.spawn("program", program());
+    for (let i = 0; i < 2; i++) system.tasks.spawn("engine", engine());
+    system.tasks.drain();
+    expect(system.tasks.unfinished.size).toBe(0);
+    system.tasks.exploring = false;
+    unbind(handle);
+    expect(memory.pinnedFrames).toBe(0);
+  }
+});
+
 describe("a process that ends while it is bound", () => {
   it("leaves a context that is valid and translates nothing, without a record, until it is unbound", () => {
     const { device, process, bind, unbind, reads, events, instance, memory } = setUp();

@@ -1,12 +1,11 @@
 // Runs in a browser.
 /** Which bits of an entry the hardware looks at, given the entry itself: what {@link writeEntry} stands on. */
 import { type Entry, type EntryKind, newEntry } from "./entry-writer.ts";
+import { STE_CONFIG, STE_EATS, STE_VALID } from "./stream-table-entry.ts";
 
 const ALL = 0xffff_ffff;
 
 // Word 0 of an STE.
-const STE_VALID = 1;
-const STE_CONFIG = 0xe;
 const CONFIG_HAS_STAGE1 = 1;
 const CONFIG_HAS_STAGE2 = 2;
 const CONFIG_TRANSLATES = 4;
@@ -18,7 +17,6 @@ const STE_S1DSS = 0x3;
 const S1DSS_BYPASS = 1;
 const STE_MEV = 1 << 19;
 const STE_S2FWB = 1 << 25;
-const STE_EATS = 0x3000_0000;
 const EATS_SPLIT = 0x2000_0000;
 const STE_INCOMING_LOW = 0x0001_e000; // CONT
 const STE_INCOMING_HIGH = 0x000f_f1ff; // MemAttr, MTCFG, ALLOCCFG, SHCFG, NSCFG, PRIVCFG, INSTCFG

@@ -33,7 +33,6 @@ import { errnoOf, MAP_MMIO, MAP_READ, MAP_WRITE, STATUS_OK, statusName, writeMap
 
 export class VirtioIommuPagingDomain extends PagingDomain {
   readonly label: string;
-  readonly type = "unmanaged";
   readonly owner: IommuDriver;
   readonly instance: VirtioIommuInstance;
   readonly pageSizes: readonly number[];

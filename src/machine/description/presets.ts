@@ -32,11 +32,12 @@ export const presetInputs: readonly (MachineInput & { readonly name: string })[]
   },
   {
     name: "nested",
-    about: "One SMMUv3 with both stages, PASIDs and range invalidation; two edu devices that can send PASIDs.",
+    about:
+      "One SMMUv3 with both stages, PASIDs and range invalidation; two edu devices that can send PASIDs, the second of which may be stalled on a fault.",
     iommus: [{ kind: "smmuv3", features: { stage1: true, stage2: true, rangeInvalidation: true, pasidBits: 16 } }],
     devices: [
       { model: "edu", address: "00:01.0", capabilities: { pasid: 16 } },
-      { model: "edu", address: "00:02.0", capabilities: { pasid: 16 } },
+      { model: "edu", address: "00:02.0", canStall: true, capabilities: { pasid: 16 } },
     ],
   },
   {

@@ -13,7 +13,9 @@ import {
   type IommuDescription,
   isBridgeModel,
   type MachineDescription,
+  type RegionDescription,
 } from "./types.ts";
+import { bytes, hex, PHYSICAL_END } from "./units.ts";
 
 type EndpointModel = Exclude<DeviceInput["model"], BridgeModel>;
 
@@ -43,7 +45,15 @@ export function resolveDevices(
 }
 
 /** Keys that mean nothing for a bridge. */
-const NOT_OF_BRIDGES = ["functions", "driver", "options"] as const;
+const NOT_OF_BRIDGES = [
+  "functions",
+  "driver",
+  "untrusted",
+  "defaultDomain",
+  "reserved",
+  "canStall",
+  "options",
+] as const;
 
 function resolveBridge(
   { index, input, behind, multifunction, address, buses }: Placed,
@@ -99,6 +109,10 @@ function resolveFunctions(
     multifunction,
     iommu: iommu?.name,
     driver: resolveDriver(input, path, iommu, report),
+    untrusted: input.untrusted ?? false,
+    defaultDomain: resolveDefaultDomain(input, path, report),
+    reserved: resolveReserved(input, path, iommu, report),
+    canStall: resolveStalls(input, path, iommu, report),
     capabilities,
   };
   return Array.from({ length: count }, (_, number) => ({
@@ -139,8 +153,15 @@ function resolveDriver(
   path: Path,
   iommu: IommuDescription | undefined,
   report: Report,
-): "vfio-pci" | undefined {
+): DeviceDescription["driver"] {
   if (input.driver === "none") return undefined;
+  if (input.driver === "edu") {
+    if (input.model !== "edu") {
+      const where = [...path, "driver"];
+      report(where, `${nameOf(where)} is edu, which does not match a ${input.model}; vfio-pci or none is right`);
+    }
+    return "edu";
+  }
   const fits = iommu !== undefined && (iommu.kind === "virtio-iommu" || iommu.features.coherent);
   if (input.driver === "vfio-pci" && !fits && (iommu || input.iommu === undefined || input.iommu === "none")) {
     const why = iommu ? `${iommu.name} is not coherent` : "the device has no IOMMU";
@@ -149,10 +170,57 @@ function resolveDriver(
   return fits ? "vfio-pci" : undefined;
 }
 
+function resolveDefaultDomain(input: DeviceInput, path: Path, report: Report): DeviceDescription["defaultDomain"] {
+  if (input.untrusted && input.defaultDomain === "identity") {
+    const where = [...path, "defaultDomain"];
+    report(where, `${nameOf(where)} is identity, but an untrusted device is never given all of memory; dma is right`);
+  }
+  return input.defaultDomain;
+}
+
+function resolveReserved(
+  { reserved = [] }: DeviceInput,
+  path: Path,
+  iommu: IommuDescription | undefined,
+  report: Report,
+): RegionDescription[] {
+  const list = [...path, "reserved"];
+  if (reserved.length > 0 && iommu === undefined) {
+    report(list, `${nameOf(list)} is for an IOMMU, and the device has none; leave it out`);
+  }
+  return reserved.map((input, index) => {
+    const region = { type: input.type, start: bytes(input.start), size: bytes(input.size) };
+    const end = region.start + region.size;
+    const where = [...list, index];
+    if (region.size === 0) report([...where, "size"], `${nameOf(where)} is empty; its size must be at least 1B`);
+    if (end > PHYSICAL_END) {
+      report(
+        where,
+        `${nameOf(where)} ends at ${hex(end)}; physical addresses have 52 bits, so at most ${hex(PHYSICAL_END)}`,
+      );
+    }
+    return region;
+  });
+}
+
+function resolveStalls(
+  { model, canStall }: DeviceInput,
+  path: Path,
+  iommu: IommuDescription | undefined,
+  report: Report,
+): boolean {
+  const isPossible = iommu?.kind === "smmuv3";
+  if (canStall && iommu !== undefined && !isPossible) {
+    const where = nameOf([...path, "canStall"]);
+    report([...path, "canStall"], `${where} is true, but only an smmuv3 stalls, and ${iommu.name} is a ${iommu.kind}`);
+  }
+  return canStall ?? (model === "copy-engine" && isPossible);
+}
+
 /** Which options belong to which model. */
 const OPTIONS_OF: Readonly<Record<EndpointModel, readonly string[]>> = {
   edu: ["dmaMask"],
-  "copy-engine": ["queues", "stalls"],
+  "copy-engine": ["queues"],
 };
 
 function resolveModel(
@@ -167,7 +235,7 @@ function resolveModel(
     report(where, `${nameOf(where)} is no option of ${model}; it has ${OPTIONS_OF[model].join(" and ")}`, "key");
   }
   if (model === "edu") return { model, options: { dmaMaskBits: options.dmaMask ?? 28 } };
-  return { model, options: { queues: options.queues ?? 4, stalls: options.stalls ?? true } };
+  return { model, options: { queues: options.queues ?? 4 } };
 }
 
 function resolveCapabilities(

@@ -15,21 +15,17 @@ import type {
   SmmuFeatureDescription,
   VirtioIommuFeatureDescription,
 } from "./types.ts";
+import { bytes, hex, KIB, MIB, PHYSICAL_END } from "./units.ts";
 
 type IommuInput = NonNullable<MachineInput["iommus"]>[number];
 type FeaturesInput = NonNullable<IommuInput["features"]>;
 
-const KIB = 1024;
-const MIB = 1024 * KIB;
-const UNITS: Readonly<Record<string, number>> = { B: 1, KiB: KIB, MiB: MIB, GiB: 1024 * MIB, TiB: 1024 * 1024 * MIB };
 /** RAM is kept in chunks of this size. */
 const RAM_ALIGN = 2 * MIB;
 /** An SMMUv3 has two pages of registers, 64 KiB each. */
 const REGISTERS_SIZE = 128 * KIB;
 const REGISTERS_ALIGN = 64 * KIB;
 const FIRST_REGISTERS = 0x9050000;
-/** Physical addresses have at most 52 bits. */
-const PHYSICAL_END = 2 ** 52;
 
 /** The description, and what keeps it from being one: with any problem, the description is not to be used. */
 export function resolveMachine(
@@ -49,17 +45,6 @@ export function resolveMachine(
     ...resolveDevices(input.devices ?? [], iommus, report),
   };
   return { description, problems };
-}
-
-/** Bytes. Sizes in words have a unit: `"64KiB"`, `"1 GiB"`, `"0x1000"`. */
-function bytes(size: number | string): number {
-  if (typeof size === "number") return size;
-  const [, count, unit] = /^([0-9]+) ?([A-Za-z]+)$/.exec(size) ?? [];
-  return count === undefined ? Number(size) : Number(count) * UNITS[unit];
-}
-
-function hex(value: number): string {
-  return `0x${value.toString(16)}`;
 }
 
 function resolveMemory({ memory = {} }: MachineInput, report: Report): MemoryDescription {

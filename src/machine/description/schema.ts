@@ -17,7 +17,9 @@ export const PCI_ADDRESS_PATTERN = "^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-fA-F
 /** Every kind of IOMMU, device model and driver that a machine file may name. */
 export const IOMMU_KINDS = ["smmuv3", "virtio-iommu"] as const;
 export const MODELS = ["edu", "copy-engine", ...BRIDGE_MODELS] as const;
-export const DRIVERS = ["vfio-pci", "none"] as const;
+export const DRIVERS = ["vfio-pci", "edu", "none"] as const;
+/** Kinds of reserved regions that a firmware may tell of. */
+export const REGION_TYPES = ["direct", "direct-relaxable", "reserved", "msi"] as const;
 
 export const machineSchema = {
   $schema: "http://json-schema.org/draft-07/schema#",
@@ -67,8 +69,9 @@ export const machineSchema = {
       },
     },
     defaultDomain: {
-      description: "How devices translate that nobody has taken: dma (the default: an empty page table) or identity.",
-      enum: ["dma", "identity"],
+      description:
+        "How devices translate that nobody has taken: dma (the default: an empty page table), dma-fq (the same, invalidated lazily) or identity.",
+      enum: ["dma", "dma-fq", "identity"],
     },
     iommus: {
       description: "The IOMMUs. One SMMUv3 called smmu0, if absent; [] for none.",
@@ -204,8 +207,55 @@ export const machineSchema = {
             errorMessage: "the name of an IOMMU, or none",
           },
           driver: {
-            description: "The driver bound to it: vfio-pci (the default, behind an IOMMU) or none.",
+            description: "The driver bound to it: vfio-pci (the default, behind an IOMMU), edu (the kernel's) or none.",
             enum: DRIVERS,
+          },
+          untrusted: {
+            description: "It is plugged into an external port: its default domain is DMA, and it never uses ATS.",
+            type: "boolean",
+          },
+          defaultDomain: {
+            description: "The only default domain with which it works, whatever the machine says: dma or identity.",
+            enum: ["dma", "identity"],
+          },
+          reserved: {
+            description: "Addresses that the firmware reserves for it, or keeps from it.",
+            type: "array",
+            items: {
+              type: "object",
+              additionalProperties: false,
+              required: ["type", "start", "size"],
+              properties: {
+                type: {
+                  description:
+                    "direct: must always be mapped 1:1; direct-relaxable: only as long as the kernel has the device; reserved: never usable; msi: where interrupts go.",
+                  enum: REGION_TYPES,
+                  errorMessage: `one of the known types: ${REGION_TYPES.join(", ")}`,
+                },
+                start: {
+                  description: "The first address.",
+                  anyOf: [
+                    { type: "integer", minimum: 0 },
+                    { type: "string", pattern: SIZE_PATTERN },
+                  ],
+                  errorMessage: "an address such as 0x80000000",
+                },
+                size: {
+                  description: "How long it is.",
+                  anyOf: [
+                    { type: "integer", minimum: 1 },
+                    { type: "string", pattern: SIZE_PATTERN },
+                  ],
+                  errorMessage: "a size such as 64KiB, 1MiB or 0x1000",
+                },
+              },
+            },
+            errorMessage: "a list, each item beginning with a hyphen",
+          },
+          canStall: {
+            description:
+              "An access without translation waits until software answers: the firmware's dma-can-stall. Needs an smmuv3. True for a copy-engine behind one, else false, if absent.",
+            type: "boolean",
           },
           capabilities: {
             description: "What its configuration space offers beyond the model's own.",
@@ -247,11 +297,6 @@ export const machineSchema = {
                 type: "integer",
                 minimum: 1,
                 maximum: 8,
-              },
-              stalls: {
-                description:
-                  "copy-engine: an access without translation waits for one (true, the default), or ends its job with an error.",
-                type: "boolean",
               },
             },
           },

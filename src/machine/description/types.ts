@@ -6,7 +6,7 @@ export interface MachineDescription {
   readonly about: string;
   readonly memory: MemoryDescription;
   /** How devices translate that nobody has taken. */
-  readonly defaultDomain: "identity" | "dma";
+  readonly defaultDomain: "identity" | "dma" | "dma-fq";
   /** In the order in which they are probed. */
   readonly iommus: readonly IommuDescription[];
   /** Each comes before those behind it. */
@@ -128,8 +128,24 @@ interface AnyFunctionDescription {
 
 interface AnyDeviceDescription extends AnyFunctionDescription {
   /** The driver bound to it, if any. */
-  readonly driver: "vfio-pci" | undefined;
+  readonly driver: "vfio-pci" | "edu" | undefined;
+  /** Plugged into an external port. */
+  readonly untrusted: boolean;
+  /** The only default domain with which it works, if there is one. */
+  readonly defaultDomain: "identity" | "dma" | undefined;
+  /** What the firmware says of addresses. */
+  readonly reserved: readonly RegionDescription[];
+  /** The firmware says so: an access without translation waits until software answers. */
+  readonly canStall: boolean;
   readonly capabilities: CapabilityDescription;
+}
+
+/** Addresses that firmware reserves for a device, or keeps from it. */
+export interface RegionDescription {
+  readonly type: "direct" | "direct-relaxable" | "reserved" | "msi";
+  readonly start: number;
+  /** In bytes. */
+  readonly size: number;
 }
 
 export interface PciAddress {
@@ -155,8 +171,6 @@ export interface EduOptions {
 
 export interface CopyEngineOptions {
   readonly queues: number;
-  /** An access without translation waits for one if software can bring it; otherwise it ends the job. */
-  readonly stalls: boolean;
 }
 
 /** `"00:01.0"`. */

@@ -54,7 +54,6 @@ export function observingInstance(driver: ObservingDriver): IommuInstance {
 /** Nobody translates through it: everything is where it is, so that direct regions need no mapping. */
 class OpenDomain extends PagingDomain {
   readonly label = "the default domain";
-  readonly type = "unmanaged";
   readonly owner: IommuDriver;
   readonly pageSizes: readonly number[] = [4096];
   readonly aperture = { start: 0n, last: 2n ** 48n - 1n };

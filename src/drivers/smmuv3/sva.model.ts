@@ -1,0 +1,190 @@
+/**
+ * Random programs on devices: processes map, unmap, protect, discard, move, write, fork and exit, are bound to devices behind
+ * two SMMUs and unbound, and the devices read and write at addresses of theirs. The oracle is what the process itself would
+ * find there, without sharing, tables or caches.
+ */
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { SmmuV3, smmuFeatures } from "../../hardware/smmuv3/index.ts";
+import { Cpu, Device, Sva, type SvaHandle } from "../../iommu/index.ts";
+import { LibraryProcess, PAGE_SIZE } from "../../memory/index.ts";
+import { Refusal, type Task } from "../../runtime/index.ts";
+import type { SmmuV3Instance } from "./instance.ts";
+import { modelWorld } from "./on-model.test-support.ts";
+
+const PAGES = 6;
+const DEVICES = 3;
+/** Across the border of two tables of level 3. */
+const addressOf = (page: number): number => (0x3_fffd + page) * PAGE_SIZE;
+
+const page = fc.nat(PAGES - 1);
+const count = fc.integer({ min: 1, max: 3 });
+const who = fc.nat();
+const device = fc.nat(DEVICES - 1);
+const step = fc.oneof(
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant("map" as const), who, page, count, writable: fc.boolean() }) },
+  fc.record({ kind: fc.constant("protect" as const), who, page, count, writable: fc.boolean() }),
+  fc.record({ kind: fc.constantFrom("unmap" as const, "discard" as const), who, page, count }),
+  fc.record({ kind: fc.constant("move" as const), who, page, count, to: page }),
+  fc.record({ kind: fc.constant("write" as const), who, page, value: fc.nat(255) }),
+  { weight: 3, arbitrary: fc.record({ kind: fc.constant("bind" as const), who, device }) },
+  fc.record({ kind: fc.constant("unbind" as const), which: fc.nat() }),
+  {
+    weight: 9,
+    arbitrary: fc.record({
+      kind: fc.constant("dma" as const),
+      ...{ who, device, page, write: fc.boolean(), value: fc.nat(255) },
+    }),
+  },
+  fc.record({ kind: fc.constantFrom("fork" as const, "exit" as const), who }),
+);
+const features = fc.record({
+  rangeInvalidation: fc.boolean(),
+  twoLevelContextTable: fc.boolean(),
+  stalls: fc.constantFrom("both" as const, "stall" as const),
+});
+
+/** A process, and its pages as if each were its own: one byte, and whether it may be written. */
+interface Person {
+  readonly process: LibraryProcess;
+  readonly pages: Map<number, { value: number; writable: boolean }>;
+}
+
+test("devices find what the process itself would, or nothing, whatever processes and bindings do", () => {
+  fc.assert(
+    fc.property(features, fc.array(step, { maxLength: 80, size: "max" }), (features, steps) => {
+      const world = modelWorld({ substreamIdBits: 10, ...features });
+      const { system, memory, driver, core, run } = world;
+      const second: SmmuV3 = new SmmuV3(system, memory, {
+        ...smmuFeatures({ substreamIdBits: 10, ...features }),
+        interrupt: (line) => driver.handleInterrupt(instance, line),
+      });
+      const instance: SmmuV3Instance = run(driver.probe(second, { name: "second" }));
+      run(core.register(instance));
+      const sva = new Sva(system, new Cpu(system, memory));
+      const devices = Array.from({ length: DEVICES }, (_, i) => {
+        const name = i === 0 ? "second" : "smmu";
+        const firmware = { instance: name, streamIds: [i + 1], pasidBits: 10, canStall: true };
+        const made = new Device({ name: `d${i}`, firmware });
+        run(core.probe(made));
+        return { device: made, stream: i + 1, hardware: i === 0 ? second : world.hardware };
+      });
+      const people: Person[] = [];
+      /** One entry for each bind. */
+      const bindings: { handle: SvaHandle; person: Person }[] = [];
+      const range = ({ pages }: Person, from: number, count: number) =>
+        Array.from({ length: count }, (_, i) => pages.get(from + i));
+      const allowed = (action: () => void): boolean => {
+        try {
+          action();
+          return true;
+        } catch (error) {
+          if (error instanceof Refusal) return false;
+          throw error;
+        }
+      };
+
+      for (const step of steps) {
+        if (step.kind === "unbind") {
+          if (bindings.length === 0) continue;
+          const [{ handle }] = bindings.splice(step.which % bindings.length, 1);
+          run(sva.unbind(handle));
+          continue;
+        }
+        if (people.length === 0) people.push({ process: new LibraryProcess(system, memory), pages: new Map() });
+        const person = people[step.who % people.length];
+        const { process, pages } = person;
+        const space = process.memory;
+        switch (step.kind) {
+          case "map":
+            if (!process.memory.alive || range(person, step.page, step.count).some((one) => one !== undefined)) break;
+            space.map(step.count, { writable: step.writable, address: addressOf(step.page) });
+            for (let i = 0; i < step.count; i++) pages.set(step.page + i, { value: 0, writable: step.writable });
+            break;
+          case "protect":
+            if (!allowed(() => space.protect(addressOf(step.page), step.count, step))) break;
+            for (const one of range(person, step.page, step.count)) one!.writable = step.writable;
+            break;
+          case "unmap":
+            space.unmap(addressOf(step.page), step.count);
+            for (let i = 0; i < step.count; i++) pages.delete(step.page + i);
+            break;
+          case "discard":
+            if (!allowed(() => space.discard(addressOf(step.page), step.count))) break;
+            for (const one of range(person, step.page, step.count)) one!.value = 0;
+            break;
+          case "move": {
+            const moved = range(person, step.page, step.count);
+            if (!allowed(() => space.move(addressOf(step.page), step.count, addressOf(step.to)))) break;
+            for (let i = 0; i < step.count; i++) pages.delete(step.page + i);
+            for (const [i, one] of moved.entries()) pages.set(step.to + i, one!);
+            break;
+          }
+          case "write":
+            if (allowed(() => space.write(addressOf(step.page), new Uint8Array([step.value])))) {
+              pages.get(step.page)!.value = step.value;
+            }
+            break;
+          case "bind": {
+            const to = devices[step.device].device;
+            const isBound = bindings.some(({ handle, person: one }) => one === person && handle.device === to);
+            const bound = allowed(() => {
+              bindings.push({ handle: run(sva.bind(to, space)), person });
+            });
+            expect(bound).toBe(space.alive || isBound);
+            break;
+          }
+          case "dma": {
+            const { device: from, hardware, stream } = devices[step.device];
+            const known = bindings.find(({ person: one }) => one === person);
+            if (known === undefined) break;
+            const { pasid } = known.handle;
+            const isBound = bindings.some(({ handle, person: one }) => one === person && handle.device === from);
+            const one = isBound ? pages.get(step.page) : undefined;
+            const bytes = new Uint8Array([step.value]);
+            let done: boolean | undefined;
+            const dma = function* (): Task<void> {
+              done = yield* hardware.access(stream, pasid, BigInt(addressOf(step.page)), bytes, step.write);
+            };
+            run(dma());
+            expect(done).toBe(one !== undefined && (!step.write || one.writable));
+            if (done && step.write) one!.value = step.value;
+            if (done) expect(bytes[0]).toBe(one!.value);
+            break;
+          }
+          case "fork":
+            if (people.length === 4 || !space.alive) break;
+            people.push({
+              process: process.fork(),
+              pages: new Map([...pages].map(([at, one]) => [at, { ...one }])),
+            });
+            break;
+          case "exit":
+            process.exit();
+            pages.clear();
+            if (!bindings.some(({ person: one }) => one === person)) people.splice(people.indexOf(person), 1);
+            break;
+        }
+        const byte = new Uint8Array(1);
+        for (const { process, pages } of people) {
+          for (const [at, { value }] of pages) {
+            process.memory.read(addressOf(at), byte);
+            expect(byte[0]).toBe(value);
+          }
+        }
+      }
+
+      for (const { handle } of bindings) run(sva.unbind(handle));
+      for (const { process } of people) process.exit();
+      expect([world.instance.asids.size, instance.asids.size, sva.mms]).toEqual([0, 0, []]);
+      for (const { device: made } of devices) run(core.release(made));
+      const rest = memory.usedFrames;
+      for (const smmu of [instance, world.instance]) {
+        run(core.unregister(smmu));
+        run(driver.remove(smmu));
+      }
+      expect([memory.usedFrames, memory.pinnedFrames, rest > 0]).toEqual([0, 0, true]);
+    }),
+    { numRuns: 120 },
+  );
+});
