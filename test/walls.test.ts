@@ -21,6 +21,7 @@ const allowed: Record<string, readonly string[]> = {
   uapi: ["runtime", "memory"],
   iommufd: ["runtime", "memory", "pagetable", "iommu", "uapi"],
   vfio: ["runtime", "memory", "pci", "iommu", "iommufd", "uapi"],
+  uacce: ["runtime", "memory", "pci", "iommu", "uapi"],
   selftest: ["runtime", "memory", "iommu", "drivers/mock", "uapi", "iommufd"],
   machine: [
     "runtime",
@@ -38,10 +39,11 @@ const allowed: Record<string, readonly string[]> = {
     "iommufd",
     "selftest",
     "vfio",
+    "uacce",
   ],
   inspect: ["runtime", "memory", "pagetable", "pci", "iommu", "uapi", "iommufd", "vfio", "machine"],
   host: ["runtime", "memory", "uapi", "machine"],
-  cli: ["runtime", "memory", "uapi", "machine", "inspect", "host", "hardware/smmuv3"],
+  cli: ["runtime", "memory", "uapi", "machine", "iommu", "drivers/smmuv3", "inspect", "host", "hardware/smmuv3"],
 };
 const nodeRooms = new Set(["host", "cli"]);
 

@@ -43,6 +43,7 @@ describe("a machine file", () => {
             stage2: true,
             rangeInvalidation: true,
             dirtyTracking: false,
+            broadcastTlb: false,
             twoLevelStreamTable: true,
             coherent: true,
             granules: [4096, 16384, 65536],
@@ -233,7 +234,7 @@ describe("a mistake is told with file, line and column, and with what would be r
     [
       "a wrong driver",
       "devices: [{ model: edu, driver: vfio }]",
-      lab(1, 33, 'devices[0].driver is "vfio"; it must be one of vfio-pci, edu, none'),
+      lab(1, 33, 'devices[0].driver is "vfio"; it must be one of vfio-pci, uacce, edu, none'),
     ],
     [
       "a size without its unit",
@@ -457,6 +458,14 @@ describe("a mistake is told with file, line and column, and with what would be r
       ].join("\n"),
     ],
     [
+      "uacce on what is no accelerator, and without PASIDs",
+      "iommus: [{ kind: virtio-iommu }]\ndevices:\n  - { model: edu, driver: uacce }\n  - { model: copy-engine, driver: uacce }",
+      [
+        "lab.yaml:3:27: devices[0]: uacce cannot be bound, since it drives a copy-engine, and this is edu; none is right",
+        "lab.yaml:4:35: devices[1]: uacce cannot be bound, since viommu0 has no PASIDs; none is right",
+      ].join("\n"),
+    ],
+    [
       "page requests without ATS",
       "devices: [{ model: edu, capabilities: { pri: true } }]",
       lab(1, 46, 'devices[0].capabilities.pri is true, but page requests need ats; add "ats: true"'),
@@ -536,7 +545,7 @@ test("a virtio IOMMU has defaults of its own, and vfio-pci is bound behind it", 
 
 describe("the presets", () => {
   test("are good machines, in this order, and every one of them is a file that says the same", async () => {
-    expect(Object.keys(presets)).toEqual(["default", "two-edu", "empty", "nested", "switch", "virtio"]);
+    expect(Object.keys(presets)).toEqual(["default", "two-edu", "empty", "nested", "switch", "sva", "virtio"]);
     for (const input of presetInputs) {
       expect(await parseMachine(writeMachine(input), "any.yaml")).toEqual(presets[input.name]);
     }

@@ -8,7 +8,7 @@ const pattern = Array.from({ length: 64 }, (_, i) => i * 3 + 1);
 describe("a machine", () => {
   it.each(Object.keys(presets))("%s: powers up, and down again to nothing", (name) => {
     const machine = buildMachine(presets[name]);
-    expect(machine.vfio.devices.length).toBe(presets[name].devices.length);
+    expect(machine.vfio.devices.length + machine.uacce.devices.length).toBe(presets[name].devices.length);
     machine.system.run("power down", machine.powerDown());
     expect(machine.core.groups.size).toBe(0);
     expect(machine.memory.pinnedFrames).toBe(0);

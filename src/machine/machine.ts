@@ -11,8 +11,10 @@ import {
   Cpu,
   Device,
   type FirmwareSpec,
+  finishReset,
   groupNodes,
   IommuCore,
+  prepareReset,
   Sva,
   setFirmware,
   unuseDefaultDomain,
@@ -23,6 +25,7 @@ import { CHUNK_SIZE, type FileNode, PhysicalMemory } from "../memory/index.ts";
 import { devicePath, dmaAliases, MsiController, type PciFunction, PciHost, pciNodes } from "../pci/index.ts";
 import { type Clock, ENODEV, Refusal, System, type Task } from "../runtime/index.ts";
 import { testInterface } from "../selftest/index.ts";
+import { UacceDriver, uacceNodes, uaccePath } from "../uacce/index.ts";
 import { VfioPciDriver, vfioNodes } from "../vfio/index.ts";
 import type { FunctionDescription, IommuDescription, MachineDescription } from "./description.ts";
 import { DmaRouter } from "./dma-router.ts";
@@ -64,6 +67,7 @@ export class Machine {
   readonly sva: Sva;
   readonly pci: PciHost;
   readonly vfio: VfioPciDriver;
+  readonly uacce: UacceDriver;
   readonly files: MachineFiles;
   /** Where mock devices come and go, if the machine has any. */
   readonly mockBus: MockBus | undefined;
@@ -90,20 +94,32 @@ export class Machine {
       defaultDomain: description.defaultDomain,
       configureDma: (device) => this.readFirmware(device),
     });
-    this.sva = new Sva(this.system, new Cpu(this.system, this.memory));
+    const cpu = new Cpu(this.system, this.memory);
+    this.sva = new Sva(this.system, cpu);
     this.router = new DmaRouter(this.memory);
     this.pci = new PciHost(this.system, { target: this.router, interrupts: new MsiController(DOORBELL) });
     this.maker = new IommuMaker(this.system, this.memory, {
+      cpu,
       doorbell: DOORBELL,
       onFault: (fault) => this.onFault?.(fault),
     });
     if (options.mock) this.mockBus = new MockBus(this.core, new MockDriver(this.system, this.memory));
     const device = (member: PciFunction) => this.deviceOf(member);
     this.vfio = new VfioPciDriver(this.system, { device });
+    this.uacce = new UacceDriver(this.system, {
+      memory: this.memory,
+      device,
+      sva: this.sva,
+      onChange: (changed) => this.files.touch(`${uaccePath(changed)}/available_instances`),
+    });
     this.eduDriver = new EduKernelDriver(this.system, { device });
     this.pci.drivers.kernelDma = {
       begin: (member) => useDefaultDomain(device(member)!),
       end: (member) => unuseDefaultDomain(device(member)!),
+    };
+    this.pci.resetWatch = {
+      prepare: (member) => prepareReset(device(member)!),
+      done: (member) => finishReset(device(member)!),
     };
     const failureFiles = new FailureFiles(this.system);
     this.files = new MachineFiles([
@@ -112,6 +128,7 @@ export class Machine {
       () => pciNodes(this.pci),
       () => groupNodes(this.core, (device) => this.pathOf(device)),
       () => vfioNodes(this.vfio),
+      () => uacceNodes(this.uacce),
     ]);
   }
 
@@ -144,8 +161,7 @@ export class Machine {
     for (const bridge of this.description.bridges) this.pci.addBus(bridge.buses.first, this.install(bridge));
     for (const device of this.description.devices) this.install(device);
     this.pci.enumerate();
-    this.pci.drivers.register(this.vfio);
-    this.pci.drivers.register(this.eduDriver);
+    for (const driver of [this.vfio, this.uacce, this.eduDriver]) this.pci.drivers.register(driver);
     for (const iommu of this.description.iommus) yield* this.startIommu(iommu);
     if (this.mockBus !== undefined) yield* this.core.register(this.mockBus.driver.instance);
     for (const member of this.pci.scanOrder) yield* this.start(member);
@@ -207,11 +223,10 @@ export class Machine {
       this.router.route(member.idAtRoot, iommu.hardware);
       yield* this.probe(device);
     }
-    if (endpoint?.driver === "vfio-pci" && device.group !== undefined) {
-      member.driverOverride = this.vfio.name;
-      yield* this.pci.drivers.bind(member, this.vfio);
-    } else if (endpoint?.driver === "edu") {
-      yield* this.pci.drivers.bind(member, this.eduDriver);
+    const driver = [this.vfio, this.uacce, this.eduDriver].find(({ name }) => name === endpoint?.driver);
+    if (driver !== undefined && (iommu === undefined || device.group !== undefined)) {
+      if (driver === this.vfio) member.driverOverride = driver.name;
+      yield* this.pci.drivers.bind(member, driver);
     }
   }
 

@@ -123,9 +123,16 @@ function whereWords(machine: Machine, member: PciFunction, description: Function
   const device = machine.deviceOf(member)!;
   if (description.iommu === undefined) return ["no IOMMU: no group, DMA reaches memory untranslated"];
   if (device.group === undefined) return ["no group"];
-  const vfio = machine.vfio.devices.find((one) => one.member === member);
-  const driver = vfio === undefined ? `${member.driver?.name ?? "no"} driver` : `/dev/vfio/devices/${vfio.name}`;
-  return [`group ${device.group.id}`, ...("driver" in description ? [driver] : []), `behind ${description.iommu}`];
+  const file = "driver" in description ? [deviceFile(machine, member)] : [];
+  return [`group ${device.group.id}`, ...file, `behind ${description.iommu}`];
+}
+
+/** What its driver gives to programs. */
+function deviceFile({ vfio, uacce }: Machine, member: PciFunction): string {
+  const device = vfio.devices.find((one) => one.member === member);
+  if (device !== undefined) return `/dev/vfio/devices/${device.name}`;
+  const accelerator = uacce.devices.find((one) => one.member === member);
+  return accelerator === undefined ? `${member.driver?.name ?? "no"} driver` : `/dev/${accelerator.name}`;
 }
 
 /** With whom it shares its group, or why it has none. */

@@ -15,7 +15,7 @@
  *
  * Always true: a function's place never changes; BAR addresses are what configuration space says; `functions` are those
  * that software knows. No locks but that of hot-plug: everything else happens between two points of preemption, except
- * DMA, and nobody forgets a function before its DMA ended.
+ * DMA, resets and what drivers do, and nobody forgets a function before its DMA ended.
  */
 import { assert, ENOSPC, refuse, type System, type Task, WaitQueue } from "../runtime/index.ts";
 import { AddressWindow } from "./address-window.ts";
@@ -41,6 +41,7 @@ import {
   SECONDARY_BUS,
   SUBORDINATE_BUS,
 } from "./ids.ts";
+import type { ResetWatch } from "./reset.ts";
 
 /** A range of addresses, in bytes. */
 export interface Window {
@@ -73,6 +74,8 @@ export class PciHost {
   readonly interrupts: InterruptController;
   readonly buses: PciBus[];
   readonly drivers: PciDrivers;
+  /** Without it, nobody needs to know of resets. */
+  resetWatch: ResetWatch | undefined;
   readonly system: System;
   private readonly target: DmaTarget;
   private readonly firstInterruptLine: number;

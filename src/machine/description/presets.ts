@@ -58,6 +58,15 @@ export const presetInputs: readonly (MachineInput & { readonly name: string })[]
     ],
   },
   {
+    name: "sva",
+    about: "One SMMUv3 with PASIDs and two accelerators, which work on the addresses of the processes that open them.",
+    iommus: [{ kind: "smmuv3" }],
+    devices: [
+      { model: "copy-engine", address: "00:01.0" },
+      { model: "copy-engine", address: "00:02.0" },
+    ],
+  },
+  {
     name: "virtio",
     about: "One virtio IOMMU and exactly two edu devices: the driver maps by requests, without page tables.",
     iommus: [{ kind: "virtio-iommu" }],

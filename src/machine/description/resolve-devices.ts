@@ -147,14 +147,13 @@ function resolveIommu(
   return found;
 }
 
-/** Linux binds vfio-pci only behind an IOMMU whose walks are cache coherent (reference 5.1). */
+/** Linux binds vfio-pci only behind an IOMMU whose walks are cache coherent (reference 5.1); processes are shared by PASIDs. */
 function resolveDriver(
   input: DeviceInput,
   path: Path,
   iommu: IommuDescription | undefined,
   report: Report,
 ): DeviceDescription["driver"] {
-  if (input.driver === "none") return undefined;
   if (input.driver === "edu") {
     if (input.model !== "edu") {
       const where = [...path, "driver"];
@@ -162,12 +161,30 @@ function resolveDriver(
     }
     return "edu";
   }
-  const fits = iommu !== undefined && (iommu.kind === "virtio-iommu" || iommu.features.coherent);
-  if (input.driver === "vfio-pci" && !fits && (iommu || input.iommu === undefined || input.iommu === "none")) {
-    const why = iommu ? `${iommu.name} is not coherent` : "the device has no IOMMU";
-    report([...path, "driver"], `${nameOf(path)}: vfio-pci cannot be bound, since ${why}; none is right`);
+  const { driver } = input;
+  const obstacles = { "vfio-pci": whyNotVfio(iommu), uacce: whyNotUacce(input, iommu) };
+  if (driver === "vfio-pci" || driver === "uacce") {
+    const isKnown = iommu !== undefined || input.iommu === undefined || input.iommu === "none";
+    if (obstacles[driver] === undefined) return driver;
+    if (isKnown) {
+      const why = `${driver} cannot be bound, since ${obstacles[driver]}`;
+      report([...path, "driver"], `${nameOf(path)}: ${why}; none is right`);
+    }
   }
-  return fits ? "vfio-pci" : undefined;
+  if (driver !== undefined) return undefined;
+  if (obstacles.uacce === undefined) return "uacce";
+  return obstacles["vfio-pci"] === undefined ? "vfio-pci" : undefined;
+}
+
+function whyNotVfio(iommu: IommuDescription | undefined): string | undefined {
+  if (iommu === undefined) return "the device has no IOMMU";
+  return iommu.kind === "virtio-iommu" || iommu.features.coherent ? undefined : `${iommu.name} is not coherent`;
+}
+
+function whyNotUacce({ model }: DeviceInput, iommu: IommuDescription | undefined): string | undefined {
+  if (model !== "copy-engine") return `it drives a copy-engine, and this is ${model}`;
+  if (iommu === undefined) return "the device has no IOMMU";
+  return iommu.kind === "smmuv3" && iommu.features.pasidBits > 0 ? undefined : `${iommu.name} has no PASIDs`;
 }
 
 function resolveDefaultDomain(input: DeviceInput, path: Path, report: Report): DeviceDescription["defaultDomain"] {

@@ -17,7 +17,7 @@ export const PCI_ADDRESS_PATTERN = "^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-fA-F
 /** Every kind of IOMMU, device model and driver that a machine file may name. */
 export const IOMMU_KINDS = ["smmuv3", "virtio-iommu"] as const;
 export const MODELS = ["edu", "copy-engine", ...BRIDGE_MODELS] as const;
-export const DRIVERS = ["vfio-pci", "edu", "none"] as const;
+export const DRIVERS = ["vfio-pci", "uacce", "edu", "none"] as const;
 /** Kinds of reserved regions that a firmware may tell of. */
 export const REGION_TYPES = ["direct", "direct-relaxable", "reserved", "msi"] as const;
 
@@ -109,6 +109,10 @@ export const machineSchema = {
               stage2: { description: "Stage 2: VMIDs (IDR0.S2P).", type: "boolean" },
               rangeInvalidation: { description: "One command invalidates a range (IDR3.RIL).", type: "boolean" },
               dirtyTracking: { description: "Hardware marks what devices wrote to (IDR0.HTTU).", type: "boolean" },
+              broadcastTlb: {
+                description: "TLB maintenance that the CPU broadcasts reaches it (IDR0.BTM).",
+                type: "boolean",
+              },
               twoLevelStreamTable: {
                 description: "The stream table may have two levels (IDR0.ST_LVL).",
                 type: "boolean",
@@ -207,7 +211,8 @@ export const machineSchema = {
             errorMessage: "the name of an IOMMU, or none",
           },
           driver: {
-            description: "The driver bound to it: vfio-pci (the default, behind an IOMMU), edu (the kernel's) or none.",
+            description:
+              "The driver bound to it: uacce (the default of a copy-engine whose IOMMU has PASIDs), vfio-pci (of others behind an IOMMU), edu (the kernel's) or none.",
             enum: DRIVERS,
           },
           untrusted: {

@@ -61,6 +61,8 @@ export interface SmmuFeatureDescription {
   readonly stage2: boolean;
   readonly rangeInvalidation: boolean;
   readonly dirtyTracking: boolean;
+  /** It hears the TLB maintenance of the CPU. */
+  readonly broadcastTlb: boolean;
   readonly twoLevelStreamTable: boolean;
   readonly coherent: boolean;
   /** In bytes, ascending. */
@@ -128,7 +130,7 @@ interface AnyFunctionDescription {
 
 interface AnyDeviceDescription extends AnyFunctionDescription {
   /** The driver bound to it, if any. */
-  readonly driver: "vfio-pci" | "edu" | undefined;
+  readonly driver: "vfio-pci" | "uacce" | "edu" | undefined;
   /** Plugged into an external port. */
   readonly untrusted: boolean;
   /** The only default domain with which it works, if there is one. */
