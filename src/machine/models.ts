@@ -26,7 +26,11 @@ export function makeFunction(system: System, description: FunctionDescription): 
         queues: description.options.queues,
         capabilities: capabilityList(description),
       });
-    default:
+    case "root-port":
+    case "upstream-port":
+    case "downstream-port":
+    case "pcie-to-pci-bridge":
+    case "pci-bridge":
       return makeBridge(description.model, description);
   }
 }
