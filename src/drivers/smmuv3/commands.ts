@@ -31,7 +31,6 @@ const ATC_INV_ALL = 52;
 
 export const RESUME_RETRY = 1;
 export const RESUME_ABORT = 2;
-export const PRI_DENY = 0;
 
 export function prefetchConfig(sink: CommandSink, streamId: number): void {
   sink.push(PREFETCH_CONFIG, streamId, 0, 0);

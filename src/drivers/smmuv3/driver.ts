@@ -7,7 +7,7 @@
  *
  * Where things are: the ID registers as facts in `features.ts`; one SMMU with all it owns in `instance.ts`, brought up by
  * `reset.ts`; commands in `commands.ts`, their ring in `command-queue.ts`; what comes from the SMMU in `event-ring.ts`,
- * `event-record.ts`, `event-handling.ts`; a stalled transaction is a page request in `page-requests.ts`. A device is a
+ * `event-record.ts`, `event-handling.ts`; a stalled transaction is a page request in `page-requests.ts`, and so is what a PCI device asks for, in `pri.ts`. A device is a
  * `master.ts`; what its streams translate through changes in `attach.ts`, which writes stream table entries
  * (`stream-table-entry.ts`, `stream-table.ts`), and context descriptors by the room `pasidtable/`. A domain with a page table
  * is in `domain.ts`, one that shows the memory of a process in `sva-domain.ts`; an unmap invalidates the TLB in
@@ -61,6 +61,7 @@ import { hardwareInfo } from "./hardware-info.ts";
 import { SmmuV3Instance, type SmmuV3Options } from "./instance.ts";
 import { type Master, masterOf } from "./master.ts";
 import { answerStalled } from "./page-requests.ts";
+import { answerRequested, findPri } from "./pri.ts";
 import type { InterruptLine } from "./registers.ts";
 import { disableSmmu, resetSmmu } from "./reset.ts";
 import { BlockedDomain, StaticDomain } from "./static-domains.ts";
@@ -142,6 +143,7 @@ export class SmmuV3Driver implements IommuDriver {
       ),
       canStall,
       ats,
+      pri: findPri(ats, instance),
       contextTable: undefined,
       translation: { kind: "abort", label: "nothing" },
       pasids: new Map(),
@@ -225,8 +227,10 @@ export class SmmuV3Driver implements IommuDriver {
     return new SmmuV3Viommu(instance, parent, services);
   }
 
-  *pageResponse(device: Device, { group }: PageRequest, code: ResponseCode): Task<void> {
-    answerStalled(masterOf(device), group, code);
+  *pageResponse(device: Device, request: PageRequest, code: ResponseCode): Task<void> {
+    const master = masterOf(device);
+    if (master.pri !== undefined) answerRequested(master, request, code);
+    else answerStalled(master, request.group, code);
   }
 }
 

@@ -3,13 +3,13 @@
  * What happens on the SMMU's interrupts.
  *
  * Events are read by a task of their own, since answering may wait. Each is told to whoever listens. A stalled transaction
- * becomes a page request: see `page-requests.ts`.
+ * becomes a page request: see `page-requests.ts`. Those that PCI devices make have a queue of their own: see `pri.ts`.
  */
 import type { Task } from "../../runtime/index.ts";
-import { PRI_DENY, respondToPageRequest } from "./commands.ts";
 import { decodeEvent, type EventRecord, explainEvent } from "./event-record.ts";
 import type { SmmuV3Instance } from "./instance.ts";
 import { reportStalled } from "./page-requests.ts";
+import { forgetPartial, reportRequested } from "./pri.ts";
 import {
   GERROR,
   GERROR_CMDQ_ERR,
@@ -56,22 +56,16 @@ function tellGuest({ masters }: SmmuV3Instance, event: EventRecord): void {
   translation.guest?.viommu.report(event, translation.guest.virtualId);
 }
 
-/** There is nobody to bring pages in: every group of requests is denied. */
 function* handlePageRequests(instance: SmmuV3Instance): Task<void> {
-  const { pageRequests, commands, system } = instance;
+  const { pageRequests, system } = instance;
   if (pageRequests === undefined) return;
   for (let words = pageRequests.take(); words !== undefined; words = pageRequests.take()) {
-    const [streamId, flags, low] = words;
-    const isLast = ((flags >>> 30) & 1) === 1;
-    const substreamId = flags >>> 31 === 1 ? flags & 0xfffff : undefined;
-    warn(instance, `page request of stream 0x${streamId.toString(16)}: denied`);
-    if (isLast) {
-      respondToPageRequest(commands, streamId, substreamId, low & 0x1ff, PRI_DENY);
-      commands.publish();
-    }
+    yield* reportRequested(instance, words);
     if (system.tasks.exploring) yield* system.tasks.point();
   }
-  if (pageRequests.acknowledgeOverflow()) warn(instance, "the page request queue was full: requests are lost");
+  if (!pageRequests.acknowledgeOverflow()) return;
+  forgetPartial(instance);
+  warn(instance, "the page request queue was full: requests are lost");
 }
 
 const globalErrors: readonly (readonly [number, string])[] = [

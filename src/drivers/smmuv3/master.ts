@@ -4,6 +4,7 @@ import type { ArmContext, ArmContextTable, Entry, PasidTable } from "../../pasid
 import type { DeviceAts } from "./ats.ts";
 import type { SmmuV3Instance } from "./instance.ts";
 import type { DomainInvalidation, InvalidationTarget } from "./invalidation.ts";
+import type { DevicePri } from "./pri.ts";
 import type { SmmuV3Viommu } from "./viommu.ts";
 
 /** A device under an SMMU's care (the architecture's *client device* with its streams), kept in `device.iommu.data`. */
@@ -17,13 +18,15 @@ export interface Master {
   readonly canStall: boolean;
   /** If it can translate ahead. */
   readonly ats: DeviceAts | undefined;
+  /** If it can ask for pages. */
+  readonly pri: DevicePri | undefined;
   /** Made with the first domain that needs it. */
   contextTable: PasidTable<ArmContext, ArmContextTable> | undefined;
   /** What its own traffic, which has no PASID, translates through. */
   translation: Translation;
   /** What its PASIDs translate through. */
   readonly pasids: Map<number, Stage1>;
-  /** Attachments, of its own traffic and of PASIDs, to domains that take page requests; 0 if it cannot stall. */
+  /** Attachments, of its own traffic and of PASIDs, to domains that take page requests; 0 if it can make none. */
   faultingAttachments: number;
 }
 

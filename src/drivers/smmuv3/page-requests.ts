@@ -26,14 +26,15 @@ import { RESUME_ABORT, RESUME_RETRY, resume } from "./commands.ts";
 import type { EventRecord } from "./event-record.ts";
 import type { SmmuV3Instance } from "./instance.ts";
 import type { Master } from "./master.ts";
+import { turnOffPri, turnOnPri } from "./pri.ts";
 
 /**
  * The master, or one PASID of it, is about to be attached to `domain`: if that takes page requests, it may make some from
- * now on. A master that cannot stall never makes any, which is fine. Refusal EOPNOTSUPP for several stream ids: an answer
- * does not say which of them was stalled.
+ * now on. A master that can neither stall nor ask never makes any, which is fine. Refusal EOPNOTSUPP for several stream ids: an answer
+ * does not say which of them it is for.
  */
 export function acceptPageRequests(master: Master, domain: Domain): void {
-  if (domain.pageRequestHandler === undefined || !master.canStall) return;
+  if (domain.pageRequestHandler === undefined || !canRequest(master)) return;
   const { device, streamIds } = master;
   if (streamIds.length > 1) {
     refuse(
@@ -47,9 +48,16 @@ export function acceptPageRequests(master: Master, domain: Domain): void {
 
 /** The mirror image, once it is not attached to `domain` any more. With the last, what is not answered is. Cannot fail. */
 export function* ceasePageRequests(master: Master, domain: Domain | undefined): Task<void> {
-  if (domain?.pageRequestHandler === undefined || !master.canStall) return;
+  if (domain?.pageRequestHandler === undefined || !canRequest(master)) return;
   master.faultingAttachments--;
-  if (master.faultingAttachments === 0) yield* forbidPageRequests(master.device);
+  if (master.faultingAttachments > 0) return;
+  turnOffPri(master);
+  yield* forbidPageRequests(master.device);
+}
+
+/** A stalled transaction is a page request, and so is what a PCI device asks for. */
+function canRequest({ canStall, pri }: Master): boolean {
+  return canStall || pri !== undefined;
 }
 
 /** Carries out an `attachment` of the master, or of one PASID of it, from `old` to `domain`. Refusals: both parts'. */
@@ -66,6 +74,7 @@ export function* handingOverPageRequests(
     yield* ceasePageRequests(master, domain);
     throw error;
   }
+  if (master.faultingAttachments > 0) turnOnPri(master);
   yield* ceasePageRequests(master, old);
 }
 
