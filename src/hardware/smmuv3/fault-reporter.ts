@@ -85,7 +85,12 @@ export class FaultReporter {
     return { tag };
   }
 
-  private tell(transaction: Transaction, fault: Fault, record: Uint32Array | undefined, recorded: boolean): FaultExplanation {
+  private tell(
+    transaction: Transaction,
+    fault: Fault,
+    record: Uint32Array | undefined,
+    recorded: boolean,
+  ): FaultExplanation {
     const { stream } = this;
     const explanation = explainFault(transaction, fault, record, recorded);
     this.onFault?.(explanation);
