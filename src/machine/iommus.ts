@@ -79,7 +79,7 @@ export class IommuMaker {
       interrupt: (line) => driver.handleInterrupt(instance!, line),
       requesters: options.requesters,
     });
-    hardware.onFault = options.onFault;
+    hardware.onRefusal = options.onFault;
     options.cpu.broadcastTo((asid, start, size) => hardware.hearTlbInvalidation(asid, start, size));
     const probed = yield* driver.probe(hardware, {
       name: `smmu3.0x${base.toString(16).padStart(16, "0")}`,
