@@ -7,6 +7,8 @@ export const scenarioNames = {
   replace: "a device moves between domains, identity and blocked, from each to each",
   share: "one domain for three devices: an unmap reaches all, a leave concerns one",
   stage2: "a nesting parent, stage 2 tables under a VMID: map, unmap, two domains",
+  nested:
+    "a guest's own stage 1 above a nesting parent: abort, bypass, tables, its invalidations, a replaced guest STE",
   wrap: "more commands and more events than their queues have places",
   stop: "the SMMU is taken out of use: what comes then is aborted, and nothing is told",
 } as const satisfies Readonly<Record<string, string>>;

@@ -7,8 +7,9 @@
  * and put the offset into the record.
  */
 import { ALLOC_NEST_PARENT } from "../iommu/index.ts";
+import { DATA_IPA } from "./smmuv3-guest.ts";
 import type { ScenarioName } from "./smmuv3-scenario-names.ts";
-import { READ, Stage } from "./smmuv3-stage.ts";
+import { READ, READ_WRITE, Stage } from "./smmuv3-stage.ts";
 
 const PAGE = 4096;
 const MIB = 2 ** 20;
@@ -184,6 +185,52 @@ const scenarios: Readonly<Record<ScenarioName, (stage: Stage) => void>> = {
     stage.reads(second, IOVA, pages + 2 * PAGE);
     stage.attach(first, yours);
     stage.reads(first, IOVA, pages + 2 * PAGE);
+  },
+  nested(stage: Stage): void {
+    const device = stage.device(FIRST);
+    const parent = stage.domain(ALLOC_NEST_PARENT);
+    const pages = stage.pages(4);
+    stage.map(parent, DATA_IPA, pages, 3 * PAGE);
+    const guest = stage.guest(device, parent, 7);
+    stage.attach(device, guest.domain("nothing"));
+    stage.aborts(device, DATA_IPA, "aborted");
+    stage.attach(device, guest.domain("bypass"));
+    stage.reads(device, DATA_IPA, pages);
+    stage.aborts(device, IOVA, "F_TRANSLATION");
+
+    guest.map(IOVA, DATA_IPA, READ_WRITE);
+    guest.map(IOVA + PAGE, DATA_IPA + PAGE, READ);
+    // The parent has nothing there.
+    guest.map(IOVA + 2 * PAGE, DATA_IPA + 3 * PAGE, READ_WRITE);
+    stage.attach(device, guest.domain("tables"));
+    stage.reads(device, IOVA, pages);
+    stage.writes(device, IOVA + 0x80, pages + 0x80);
+    stage.aborts(device, IOVA + PAGE, "F_PERMISSION", "write");
+    stage.reads(device, IOVA + PAGE, pages + PAGE);
+    stage.aborts(device, IOVA + 2 * PAGE, "F_TRANSLATION");
+    stage.aborts(device, IOVA + 3 * PAGE, "F_TRANSLATION", "write");
+
+    guest.unmap(IOVA);
+    stage.aborts(device, IOVA, "F_TRANSLATION");
+    guest.map(IOVA, DATA_IPA + 2 * PAGE, READ_WRITE);
+    stage.reads(device, IOVA, pages + 2 * PAGE);
+    stage.map(parent, DATA_IPA + 3 * PAGE, pages + 3 * PAGE, PAGE);
+    stage.reads(device, IOVA + 2 * PAGE, pages + 3 * PAGE);
+    stage.unmap(parent, DATA_IPA + PAGE, PAGE);
+    stage.aborts(device, IOVA + PAGE, "F_TRANSLATION");
+    guest.enable(false);
+    stage.aborts(device, IOVA, "F_TRANSLATION");
+    guest.enable(true);
+    stage.reads(device, IOVA, pages + 2 * PAGE);
+
+    const other = stage.guest(device, parent, 8);
+    other.map(IOVA, DATA_IPA, READ_WRITE);
+    stage.attach(device, other.domain("tables"));
+    stage.reads(device, IOVA, pages);
+    stage.attach(device, parent);
+    stage.reads(device, DATA_IPA, pages);
+    stage.detach(device);
+    stage.reads(device, pages, pages);
   },
   wrap(stage: Stage): void {
     const device = stage.device(FIRST);

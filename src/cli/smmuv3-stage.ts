@@ -14,9 +14,11 @@ import {
   type PagingDomain,
   PROT_READ,
   PROT_WRITE,
+  type ViommuServices,
 } from "../iommu/index.ts";
 import { PAGE_SIZE, PhysicalMemory } from "../memory/index.ts";
 import { assert, System, type Task } from "../runtime/index.ts";
+import { Guest, showMemory } from "./smmuv3-guest.ts";
 import { hex, type LogLine, Recorder } from "./smmuv3-recorder.ts";
 
 /** The identification registers of QEMU's `virt,iommu=smmuv3`: no SubstreamIDs, stalls, ATS or HTTU. */
@@ -35,6 +37,9 @@ export const RECORDED_REGISTERS: IdRegisters = {
 /** RAM as the machine that plays logs has it, and the part that a log may use: the first 32 MiB are left alone. */
 const RAM = { base: 0x4000_0000, size: 256 * 2 ** 30 };
 const USABLE = { base: 0x4200_0000, size: 2 ** 30 };
+
+/** A number of the user API. */
+const VIOMMU_TYPE_ARM_SMMUV3 = 1;
 
 /** Data of DMA has the top bit of each byte set, memory's own content has not: they cannot be taken for each other. */
 const DMA_BIT = 0x80;
@@ -143,6 +148,23 @@ export class Stage {
     const gather = newGather();
     assert(this.run(domain.unmap(BigInt(iova), size, gather)) === size, () => `${hex(iova)} is not wholly mapped`);
     this.run(domain.sync(gather));
+  }
+
+  /** A guest whose memory `parent` shows, with this device. */
+  guest(device: Device, parent: PagingDomain, asid: number): Guest {
+    const known = BigInt(Guest.virtualId);
+    const services: ViommuServices = {
+      device: (virtualId) => (virtualId === known ? device : undefined),
+      virtualId: (wanted) => (wanted === device ? known : undefined),
+      report: () => undefined,
+      publishWindow: () => 0n,
+      retractWindow: () => undefined,
+    };
+    if (parent.translate(BigInt(USABLE.base)) === undefined) {
+      this.run(showMemory(parent, USABLE.base, READ_WRITE));
+    }
+    const viommu = this.run(this.driver.allocateViommu(device, parent, VIOMMU_TYPE_ARM_SMMUV3, undefined, services));
+    return new Guest(this.system, this.memory, device, viommu, asid);
   }
 
   /** Takes the SMMU out of use, all devices before it. */
