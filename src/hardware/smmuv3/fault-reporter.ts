@@ -14,7 +14,7 @@ import {
   SILENT_ABORT,
   type Transaction,
 } from "./faults.ts";
-import { CR2, CR2_RECINVSID, type Registers } from "./registers.ts";
+import { CR0, CR0_PRIQEN, CR2, CR2_RECINVSID, type Registers } from "./registers.ts";
 import type { Stalls } from "./stalls.ts";
 
 /** How a failed transaction ends, or the tag under which it is parked (-1: it waits for one). */
@@ -61,9 +61,10 @@ export class FaultReporter {
     return aborts ? "abort" : "ignore";
   }
 
-  /** Tells a fault that the architecture does not record: its device hears of it. */
+  /** Tells a fault that the architecture does not record: its device hears of it, and may ask for the page where it can. */
   explain(transaction: Transaction, fault: Fault): void {
-    this.tell(transaction, fault, undefined, false);
+    const explanation = this.tell(transaction, fault, undefined, false);
+    if ((this.registers.get(CR0) & CR0_PRIQEN) === 0) this.onRefusal?.(explanation);
   }
 
   private policy(fault: Fault, context: Context | undefined): FaultPolicy {

@@ -159,7 +159,7 @@ export interface FeatureChoices {
   readonly ats?: boolean;
   /** Page requests of devices; with ATS only. Not unless asked for. */
   readonly pri?: boolean;
-  /** Bits of a physical address: 32, 36, 40, 42, 44 or 48. */
+  /** Bits of a physical address: 32, 36, 40, 42, 44, 48 or 52; with 52 also of an input address (64 KiB granule alone). */
   readonly outputBits?: number;
   readonly granules?: readonly (4096 | 16384 | 65536)[];
   /** log2 of the entries of the command queue and the event queue at most, 0 to 19. */
@@ -218,6 +218,7 @@ export function smmuFeatures(choices: FeatureChoices = {}): IdRegisters {
     flag(granules.includes(4096), 4) +
     flag(granules.includes(16384), 5) +
     flag(granules.includes(65536), 6) +
+    flag(choices.outputBits === 52, 10) +
     (stalls === "terminate" ? 0 : 256) * 2 ** 16;
   return { idr0, idr1, idr2: 0, idr3, idr4: 0, idr5, iidr: 0, aidr: 2, gbpa: 0x1000 };
 }

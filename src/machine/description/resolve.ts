@@ -112,6 +112,10 @@ function resolveIommus(inputs: readonly IommuInput[], memory: MemoryDescription,
       const message = `${name} has physical addresses of ${features.outputBits} bits, but memory ends at ${hex(end)}; more outputBits or a lower memory is right`;
       report([...featuresPath, "outputBits"], message);
     }
+    if (features.outputBits === 52 && features.granules[0] !== 65536) {
+      const message = `${name} has physical addresses of 52 bits, which only pages of 64 KiB can hold; "granules: [64KiB]" is right`;
+      report([...featuresPath, "outputBits"], message);
+    }
     iommus.push({ name, kind: input.kind, base, features });
   }
   return iommus;

@@ -136,8 +136,8 @@ export const machineSchema = {
                 errorMessage: "a list such as [4KiB, 64KiB]",
               },
               outputBits: {
-                description: "Width of a physical address (IDR5.OAS).",
-                enum: [32, 36, 40, 42, 44, 48],
+                description: "Width of a physical address (IDR5.OAS); 52 is for the granule of 64 KiB alone.",
+                enum: [32, 36, 40, 42, 44, 48, 52],
               },
               asidBits: { description: "Width of an ASID (IDR0.ASID16).", enum: [8, 16] },
               vmidBits: { description: "Width of a VMID (IDR0.VMID16).", enum: [8, 16] },

@@ -70,8 +70,8 @@ export interface SmmuFeatureDescription {
   readonly pri: boolean;
   /** In bytes, ascending. */
   readonly granules: readonly Granule[];
-  /** Of a physical address. An input address has 48 bits. */
-  readonly outputBits: 32 | 36 | 40 | 42 | 44 | 48;
+  /** Of a physical address. An input address has 48 bits, with 52 here as many; both with the granule of 64 KiB alone. */
+  readonly outputBits: 32 | 36 | 40 | 42 | 44 | 48 | 52;
   readonly asidBits: 8 | 16;
   readonly vmidBits: 8 | 16;
   /** 0 for none. */
