@@ -1,8 +1,8 @@
 import { type Benchmark, median, type Row } from "../../../bench/benchmark.ts";
-import { PROT_CACHE, PROT_READ, PROT_WRITE } from "../../pagetable/index.ts";
+import { type PageTable, PROT_CACHE, PROT_READ, PROT_WRITE } from "../../pagetable/index.ts";
 import { TRANSLATED } from "./index.ts";
 import { CMDQ_PROD } from "./registers.ts";
-import { RAM_BASE, RAM_SIZE, Workbench } from "./workbench.test-support.ts";
+import { cdWords, RAM_BASE, RAM_SIZE, STE_STAGE1, steWords, Workbench } from "./workbench.test-support.ts";
 
 const PAGE = 4096;
 const PROT = PROT_READ | PROT_WRITE | PROT_CACHE;
@@ -11,27 +11,41 @@ const IOVA = 2 ** 40;
 /** Sixteen times what the TLB holds: in random order hardly one of these is there. */
 const PAGES = 65536;
 const REPEATS = 100_000;
+/** One less than a power of two. */
+const PASID = 7;
 
 /** Page numbers 0 … PAGES - 1 in a scattered order. */
 const order = Uint32Array.from({ length: PAGES }, (_, i) => Math.imul(i, 0x9e3779b1) & (PAGES - 1));
 
 function stage1Bench(): Workbench {
   const bench = new Workbench();
+  bench.stage1Stream(STREAM, { table: filledTable(bench) });
+  return bench.enable();
+}
+
+/** The same, for a PASID. */
+function pasidBench(): Workbench {
+  const bench = new Workbench();
+  const table = filledTable(bench);
+  const contexts = bench.writeCds(
+    ...Array.from({ length: PASID + 1 }, (_, pasid) => cdWords({ table, asid: 1 + pasid })),
+  );
+  bench.writeSte(STREAM, steWords(STE_STAGE1, { contexts, contextBits: Math.log2(PASID + 1) }));
+  return bench.enable();
+}
+
+function filledTable(bench: Workbench): PageTable {
   const table = bench.stage1Table();
   for (let page = 0; page < PAGES; page++) {
     table.map(IOVA + page * PAGE, RAM_BASE + ((page * PAGE) % RAM_SIZE), PAGE, PROT);
   }
-  bench.stage1Stream(STREAM, { table });
-  return bench.enable();
+  return table;
 }
 
 /** Stage 1 as above, under a stage 2 of 4 KiB pages that maps RAM to itself. */
 function nestedBench(): Workbench {
   const bench = new Workbench();
-  const table = bench.stage1Table();
-  for (let page = 0; page < PAGES; page++) {
-    table.map(IOVA + page * PAGE, RAM_BASE + ((page * PAGE) % RAM_SIZE), PAGE, PROT);
-  }
+  const table = filledTable(bench);
   const stage2 = bench.stage2Table();
   for (let at = RAM_BASE; at < RAM_BASE + RAM_SIZE; at += PAGE) stage2.map(at, at, PAGE, PROT);
   bench.nestedStream(STREAM, { table }, { table: stage2 });
@@ -41,15 +55,14 @@ function nestedBench(): Workbench {
 const HIGH = IOVA / 2 ** 32;
 
 /** Nanoseconds of one translation; `pages` are visited in a scattered order. */
-function translation(bench: Workbench, pages: number, before?: () => void): number {
+function translation(bench: Workbench, pages: number, substreamId = -1): number {
   const { smmu } = bench;
   let at = 0;
   let sum = 0;
   const result = median((repeats) => {
     for (let i = 0; i < repeats; i++) {
-      before?.();
       const low = (order[at++ & (PAGES - 1)] % pages) * PAGE;
-      if (smmu.translate(STREAM, -1, HIGH, low, false) === TRANSLATED) sum += smmu.physical;
+      if (smmu.translate(STREAM, substreamId, HIGH, low, false) === TRANSLATED) sum += smmu.physical;
     }
   }, REPEATS);
   if (!(sum > 0)) throw new Error("nothing was translated");
@@ -90,8 +103,9 @@ const benchmark: Benchmark = {
     const nested = nestedBench();
     return [
       row("stream id to physical address, TLB hit", translation(stage1, 512), 20),
-      row("the same, 4-level miss", translation(stage1, PAGES), 4),
-      row("the same, nested miss (4 levels under 3)", translation(nested, PAGES), 1),
+      row("the same, with a PASID", translation(pasidBench(), 512, PASID), 20),
+      row("without, 4-level miss", translation(stage1, PAGES), 4),
+      row("without, nested miss (4 levels under 3)", translation(nested, PAGES), 1),
       { what: "TLBI by address and CMD_SYNC", value: invalidation(), unit: "ns" },
     ];
   },
