@@ -74,7 +74,12 @@ export class Requests {
         replies.send(connection, 0);
         return wire.Request.size + length;
       case wire.OP_CHANGING:
-        client.memory.keep(argument, number);
+        if (wire.wide(view, at + offsets.position) === wire.CHANGE_CONTENT) client.memory.keep(argument, number);
+        replies.send(connection, this.beginChange(connection, client, argument, argument + number) ? 1 : 0);
+        return wire.Request.size + length;
+      case wire.OP_CHANGED:
+        connection.changes.delete(argument);
+        this.endChange(client, argument, argument + number);
         replies.send(connection, 0);
         return wire.Request.size + length;
       case wire.OP_ACCOUNT:
@@ -189,6 +194,30 @@ export class Requests {
       blocked = true;
       space.flushWindow();
     }
+  }
+
+  /** Devices forget a range of the client's memory; false if there is nobody who could know it. */
+  private beginChange(connection: Connection, client: ClientProcess, start: number, end: number): boolean {
+    const { memory } = client;
+    if (!memory.notifiers.any) return false;
+    connection.changes.set(start, end);
+    this.start("change of mappings", function* (): Task<void> {
+      memory.changing(start, end);
+    });
+    return true;
+  }
+
+  /** The range is as it will be: who waited for it may look. */
+  private endChange({ memory }: ClientProcess, start: number, end: number): void {
+    this.start("change of mappings", function* (): Task<void> {
+      memory.changed(start, end);
+    });
+  }
+
+  /** A thread is gone: what it was about to change has changed, or never will. */
+  endChanges({ client, changes }: Connection): void {
+    if (client !== undefined) for (const [start, end] of changes) this.endChange(client, start, end);
+    changes.clear();
   }
 
   /** The number of the window that the shim may map now. */

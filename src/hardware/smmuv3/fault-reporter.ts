@@ -32,6 +32,7 @@ const ABORT_SILENTLY: FaultPolicy = { stalls: false, records: false, aborts: tru
 
 export class FaultReporter {
   onFault: ((fault: FaultExplanation) => void) | undefined = undefined;
+  onRefusal: ((fault: FaultExplanation) => void) | undefined = undefined;
   private readonly stream: EventStream;
   private readonly registers: Registers;
   private readonly events: EventQueue;
@@ -53,7 +54,9 @@ export class FaultReporter {
     if (policy.stalls) return this.stall(transaction, fault, aborts);
     const record = fault.event === SILENT_ABORT ? undefined : eventRecord(transaction, fault, -1);
     const recorded = record !== undefined && policy.records && this.events.record(record);
-    this.tell(transaction, fault, record, recorded);
+    const explanation = explainFault(transaction, fault, record, recorded);
+    this.tell(explanation);
+    this.onRefusal?.(explanation);
     return aborts ? "abort" : "ignore";
   }
 
@@ -75,24 +78,23 @@ export class FaultReporter {
     if (!this.stalls.hasRoom) return { tag: -1 };
     const tag = this.stalls.allocateTag();
     const record = eventRecord(transaction, fault, tag);
-    this.stalls.park(tag, transaction, record, aborts);
+    const explanation = explainFault(transaction, fault, record, true);
+    this.stalls.park(tag, transaction, record, aborts, () => this.onRefusal?.(explanation));
     this.events.recordStall(record);
-    this.tell(transaction, fault, record, true);
+    this.tell(explanation);
     return { tag };
   }
 
-  private tell(transaction: Transaction, fault: Fault, record: Uint32Array | undefined, recorded: boolean): void {
+  private tell(explanation: FaultExplanation): void {
     const { stream } = this;
-    if (this.onFault === undefined && !stream.on) return;
-    const explanation = explainFault(transaction, fault, record, recorded);
     this.onFault?.(explanation);
     if (!stream.on) return;
     stream.emit({
       kind: "smmuv3.translation.fault",
       smmu: this.label,
-      streamId: transaction.streamId,
-      event: eventName(fault.event),
-      recorded,
+      streamId: explanation.transaction.streamId,
+      event: eventName(explanation.event),
+      recorded: explanation.recorded,
       text: explanation.text(),
     });
   }

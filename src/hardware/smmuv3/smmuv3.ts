@@ -100,6 +100,15 @@ export class SmmuV3 implements RegisterBlock, DmaTarget {
     this.reporter.onFault = listener;
   }
 
+  /** Told of each access that ended without its translation: at once, or when the stall was. */
+  get onRefusal(): ((fault: FaultExplanation) => void) | undefined {
+    return this.reporter.onRefusal;
+  }
+
+  set onRefusal(listener: ((fault: FaultExplanation) => void) | undefined) {
+    this.reporter.onRefusal = listener;
+  }
+
   /** The physical address of the last {@link translate}. */
   get physical(): number {
     return this.translator.physical;
