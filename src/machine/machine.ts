@@ -11,8 +11,10 @@ import {
   Cpu,
   Device,
   type FirmwareSpec,
+  finishReset,
   groupNodes,
   IommuCore,
+  prepareReset,
   Sva,
   setFirmware,
   unuseDefaultDomain,
@@ -90,10 +92,12 @@ export class Machine {
       defaultDomain: description.defaultDomain,
       configureDma: (device) => this.readFirmware(device),
     });
-    this.sva = new Sva(this.system, new Cpu(this.system, this.memory));
+    const cpu = new Cpu(this.system, this.memory);
+    this.sva = new Sva(this.system, cpu);
     this.router = new DmaRouter(this.memory);
     this.pci = new PciHost(this.system, { target: this.router, interrupts: new MsiController(DOORBELL) });
     this.maker = new IommuMaker(this.system, this.memory, {
+      cpu,
       doorbell: DOORBELL,
       onFault: (fault) => this.onFault?.(fault),
     });
@@ -110,6 +114,10 @@ export class Machine {
     this.pci.drivers.kernelDma = {
       begin: (member) => useDefaultDomain(device(member)!),
       end: (member) => unuseDefaultDomain(device(member)!),
+    };
+    this.pci.resetWatch = {
+      prepare: (member) => prepareReset(device(member)!),
+      done: (member) => finishReset(device(member)!),
     };
     const failureFiles = new FailureFiles(this.system);
     this.files = new MachineFiles([

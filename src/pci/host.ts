@@ -12,7 +12,7 @@
  *   reset.ts, drivers.ts, sysfs.ts.
  *
  * Always true: a function's place never changes; BAR addresses are what configuration space says. No locks: everything
- * here happens between two points of preemption, except DMA.
+ * here happens between two points of preemption, except DMA, resets and what drivers do.
  */
 import { assert, type System, type Task } from "../runtime/index.ts";
 import type { Bar } from "./bar.ts";
@@ -32,6 +32,7 @@ import {
   INTERRUPT_LINE,
   INTERRUPT_PIN,
 } from "./ids.ts";
+import type { ResetWatch } from "./reset.ts";
 
 /** A range of addresses, in bytes. */
 export interface Window {
@@ -64,6 +65,8 @@ export class PciHost {
   readonly interrupts: InterruptController;
   readonly buses: PciBus[];
   readonly drivers: PciDrivers;
+  /** Without it, nobody needs to know of resets. */
+  resetWatch: ResetWatch | undefined;
   readonly system: System;
   private readonly target: DmaTarget;
   private readonly firstInterruptLine: number;

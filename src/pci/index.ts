@@ -14,6 +14,17 @@ export { type AccessControls, accessControls, ISOLATING_CONTROLS, type Isolation
 export { MsiController } from "./msi-controller.ts";
 export { MsixTable } from "./msix-table.ts";
 export { RecordedFunction, withIsolation } from "./recorded.ts";
-export { type ResetMethod, resetFunction, resetMethods, restoreState, type SavedState, saveState } from "./reset.ts";
+export {
+  type ResetMethod,
+  type ResetWatch,
+  resetFunction,
+  resetMethods,
+  resetTogether,
+  restoreState,
+  type SavedState,
+  saveState,
+  tryResetFunction,
+} from "./reset.ts";
+export { physicalFunctionOf } from "./sr-iov.ts";
 export { devicePath, pciNodes, relative } from "./sysfs.ts";
 export { enableVectors, type Vectors, vectorCapacity } from "./vectors.ts";

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { Refusal, System, type Task } from "../runtime/index.ts";
+import { ENOMEM, Refusal, refuse, System, type Task } from "../runtime/index.ts";
 import {
   ACS,
   accessControl,
@@ -17,6 +17,7 @@ import {
   msi,
   msix,
   PciDevice,
+  type PciFunction,
   PciHost,
   type PciIdentity,
   pageRequests,
@@ -25,6 +26,8 @@ import {
   powerManagement,
   resetFunction,
   resetMethods,
+  resetTogether,
+  tryResetFunction,
 } from "./index.ts";
 
 class Probe extends PciDevice {
@@ -273,12 +276,53 @@ describe("reset", () => {
     { capabilities: [powerManagement({ noSoftReset: true })], methods: [] },
     { capabilities: [msi()], methods: [] },
   ])("ways: $methods", ({ capabilities, methods }) => {
-    const { member } = plug({ capabilities, bars: [bar(0, 4096)] });
+    const { member, system } = plug({ capabilities, bars: [bar(0, 4096)] });
     const before = member.config.bytes;
     expect(resetMethods(member)).toEqual(methods);
-    expect(resetFunction(member)).toBe(methods.length > 0);
+    expect(system.run("reset", resetFunction(member))).toBe(methods.length > 0);
     expect(member.resets).toBe(methods.length);
     expect(member.config.bytes).toEqual(before);
+  });
+
+  it("tells who watches before and after, of several functions in pairs", () => {
+    const { host, members, system } = plug(
+      { capabilities: [express({ functionLevelReset: true })] },
+      { capabilities: [] },
+    );
+    const log: string[] = [];
+    const note = (what: string) =>
+      function* (member: PciFunction): Task<void> {
+        log.push(`${what} ${member.name} (${members.map(({ resets }) => resets)})`);
+      };
+    host.resetWatch = { prepare: note("prepare"), done: note("done") };
+    system.run("reset", resetTogether(members));
+    expect(log).toEqual([
+      "prepare 0000:00:01.0 (0,0)",
+      "prepare 0000:00:02.0 (0,0)",
+      "done 0000:00:02.0 (1,1)",
+      "done 0000:00:01.0 (1,1)",
+    ]);
+  });
+
+  it("does not happen if who watches refuses", () => {
+    const { host, members, system } = plug(
+      { capabilities: [express({ functionLevelReset: true })] },
+      { capabilities: [] },
+    );
+    const done: string[] = [];
+    host.resetWatch = {
+      *prepare(member) {
+        if (member === members[1]) refuse(ENOMEM, () => "no");
+      },
+      *done(member) {
+        done.push(member.name);
+      },
+    };
+    expect(() => system.run("reset", resetTogether(members))).toThrow(Refusal);
+    expect([members.map(({ resets }) => resets), done]).toEqual([[0, 0], ["0000:00:01.0"]]);
+    host.resetWatch.prepare = () => refuse(ENOMEM, () => "no");
+    expect(system.run("reset", tryResetFunction(members[0]))).toBe(false);
+    expect(members[0].resets).toBe(0);
   });
 });
 

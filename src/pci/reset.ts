@@ -1,4 +1,5 @@
 // Runs in a browser.
+import { Refusal, type Task } from "../runtime/index.ts";
 import {
   ACS_CONTROL,
   AF_CAPABILITIES,
@@ -59,14 +60,63 @@ export function resetMethods(member: PciFunction): ResetMethod[] {
   return methods;
 }
 
-/** Resets the function by the best way and puts its configuration back; false if there is none. */
-export function resetFunction(member: PciFunction): boolean {
+/** Who must know of resets: a function that is being reset answers nothing, not even about its translations. */
+export interface ResetWatch {
+  /** A Refusal keeps the function from being reset. */
+  prepare(member: PciFunction): Task<void>;
+  /** The mirror image. Cannot fail. */
+  done(member: PciFunction): Task<void>;
+}
+
+/**
+ * Resets the function by the best way and puts its configuration back; false if there is none. A Refusal of who watches
+ * resets: then it was not reset.
+ */
+export function* resetFunction(member: PciFunction): Task<boolean> {
   const [method] = resetMethods(member);
   if (method === undefined) return false;
-  const state = saveState(member);
-  initiate(member, method);
-  restoreState(member, state);
+  yield* keepingState([member], () => initiate(member, method));
   return true;
+}
+
+/** True if the function was reset: false if it has no way, or if who watches resets keeps it from being reset now. */
+export function* tryResetFunction(member: PciFunction): Task<boolean> {
+  try {
+    return yield* resetFunction(member);
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    return false;
+  }
+}
+
+/** Resets functions at one stroke, as their bus does it. Otherwise as {@link resetFunction}: all of them, or none. */
+export function* resetTogether(members: readonly PciFunction[]): Task<void> {
+  yield* keepingState(members, () => {
+    for (const member of members) member.functionLevelReset();
+  });
+}
+
+function* keepingState(members: readonly PciFunction[], reset: () => void): Task<void> {
+  const states = members.map((member) => saveState(member));
+  const prepared: PciFunction[] = [];
+  try {
+    for (const member of members) {
+      const watch = watchOf(member);
+      if (watch !== undefined) yield* watch.prepare(member);
+      prepared.push(member);
+    }
+    reset();
+  } finally {
+    for (const member of prepared.reverse()) {
+      const watch = watchOf(member);
+      if (watch !== undefined) yield* watch.done(member);
+    }
+  }
+  for (const [index, member] of members.entries()) restoreState(member, states[index]);
+}
+
+function watchOf(member: PciFunction): ResetWatch | undefined {
+  return member.place!.bus.host.resetWatch;
 }
 
 export function saveState(member: PciFunction): SavedState {

@@ -145,7 +145,7 @@ function command(mode: number, act: (argument: string) => Task<void>): FileNode 
 function resetNow(member: PciFunction): (argument: string) => Task<void> {
   return function* (argument) {
     yield* member.place!.bus.host.system.tasks.point();
-    if (argument === "1") resetFunction(member);
+    if (argument === "1") yield* resetFunction(member);
   };
 }
 

@@ -55,9 +55,12 @@ function open(capabilities: readonly Capability[] = [msi()], options: { msiVecto
     return bytes.reduceRight((value, byte) => value * 256 + byte, 0);
   };
   const write = (offset: number, width: number, value: number): void =>
-    config.write(
-      offset,
-      Uint8Array.from({ length: width }, (_, index) => Math.floor(value / 256 ** index) % 256),
+    system.run(
+      "write",
+      config.write(
+        offset,
+        Uint8Array.from({ length: width }, (_, index) => Math.floor(value / 256 ** index) % 256),
+      ),
     );
   return { member, config, interrupts, masks, read, write };
 }

@@ -16,7 +16,7 @@ import type { BoundDevice, VfioDevice } from "./device.ts";
 import { deviceIoctl } from "./device-ioctls.ts";
 import type { HotResetOwner } from "./hot-reset.ts";
 import { iommufdOf } from "./iommufd-of.ts";
-import { OpenDevice } from "./open-device.ts";
+import { type OpenDevice, openDevice } from "./open-device.ts";
 
 /** One open of a device's character device. Until it is bound to an iommufd it answers EINVAL to all but BIND. */
 export class DeviceFile implements File, HotResetOwner, BoundDevice {
@@ -60,7 +60,7 @@ export class DeviceFile implements File, HotResetOwner, BoundDevice {
       case VFIO_DEVICE_DETACH:
         return yield* this.locked(() => attachments.detach(process, argument));
       default:
-        return deviceIoctl(opened, this, process, request, argument);
+        return yield* deviceIoctl(opened, this, process, request, argument);
     }
   }
 
@@ -144,7 +144,7 @@ export class DeviceFile implements File, HotResetOwner, BoundDevice {
     if (vfio.bound) refuse(EINVAL, () => `${this.label} is bound through another open file`);
     const bound = yield* context.bindDevice(process, vfio.device, vfio);
     try {
-      this.open = new OpenDevice(vfio.system, vfio.member);
+      this.open = yield* openDevice(vfio.system, vfio.member);
     } catch (error) {
       yield* bound.unbind();
       throw error;
@@ -172,7 +172,7 @@ export class DeviceFile implements File, HotResetOwner, BoundDevice {
   private *giveBack(): Task<void> {
     const { opened, attachments } = this.granted();
     yield* attachments.release();
-    opened.close();
+    yield* opened.close();
     this.open = this.attachments = undefined;
     this.vfio.wasClosed();
   }

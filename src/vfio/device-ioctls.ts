@@ -1,6 +1,6 @@
 // Runs in a browser.
 import type { Process } from "../memory/index.ts";
-import { ENOTTY, refuse } from "../runtime/index.ts";
+import { ENOTTY, refuse, type Task } from "../runtime/index.ts";
 import {
   VFIO_DEVICE_FEATURE,
   VFIO_DEVICE_GET_INFO,
@@ -16,13 +16,13 @@ import { type HotResetOwner, hotReset, hotResetInfo } from "./hot-reset.ts";
 import type { OpenDevice } from "./open-device.ts";
 
 /** What a device file answers however the device was opened; ENOTTY for all else (reference 5.4). */
-export function deviceIoctl(
+export function* deviceIoctl(
   opened: OpenDevice,
   owner: HotResetOwner,
   process: Process,
   request: number,
   argument: number,
-): number {
+): Task<number> {
   switch (request) {
     case VFIO_DEVICE_GET_INFO:
       opened.getInfo(process, argument);
@@ -36,13 +36,13 @@ export function deviceIoctl(
     case VFIO_DEVICE_SET_IRQS:
       return opened.setIrqs(process, argument);
     case VFIO_DEVICE_RESET:
-      opened.reset();
+      yield* opened.reset();
       return 0;
     case VFIO_DEVICE_GET_PCI_HOT_RESET_INFO:
       hotResetInfo(process, argument, owner);
       return 0;
     case VFIO_DEVICE_PCI_HOT_RESET:
-      hotReset(process, argument, owner);
+      yield* hotReset(process, argument, owner);
       return 0;
     case VFIO_DEVICE_IOEVENTFD:
       opened.setIoEventFd(process, argument);

@@ -11,7 +11,7 @@ import {
   type PciIdentity,
   powerManagement,
 } from "../pci/index.ts";
-import type { System } from "../runtime/index.ts";
+import { EBUSY, refuse, type System } from "../runtime/index.ts";
 import {
   AttachIommufdPt,
   BindIommufd,
@@ -507,6 +507,40 @@ describe("FEATURE", () => {
     expect(feature(4, fds(fd, 0))).toBe(0);
     world.ioctl(file, VFIO_DEVICE_GET_INFO, DeviceInfo);
     expect([event.take(), event.held, feature(3)]).toEqual([1n, 0, 0]);
+  });
+});
+
+describe("who watches resets", () => {
+  it("hears of each way to a reset, and can keep a client from it", () => {
+    const { world, bind, file, member } = plug();
+    const log: string[] = [];
+    let refuses = false;
+    world.host.resetWatch = {
+      *prepare() {
+        if (refuses) refuse(EBUSY, () => "not now");
+        log.push("prepare");
+      },
+      *done() {
+        log.push("done");
+      },
+    };
+    const pair = ["prepare", "done"];
+    const heard = (): string[] => log.splice(0);
+    const [express, initiate] = [member.capability(0x10)! + 8, 0x8000];
+    const write = () =>
+      world.run(file.write(world.process, 7 * REGION_STRIDE + express, Uint8Array.of(initiate & 0xff, initiate >>> 8)));
+    bind();
+    expect(heard()).toEqual(pair);
+    expect([world.outcome(file.ioctl(world.process, VFIO_DEVICE_RESET, 0)).result, heard()]).toEqual([0, pair]);
+    write();
+    expect(heard()).toEqual(pair);
+
+    refuses = true;
+    const { resets } = member;
+    expect(world.outcome(file.ioctl(world.process, VFIO_DEVICE_RESET, 0)).result).toBe("EBUSY");
+    write();
+    world.run(file.release());
+    expect([member.resets, heard()]).toEqual([resets, []]);
   });
 });
 

@@ -11,7 +11,7 @@ import { deviceIoctl } from "./device-ioctls.ts";
 import type { VfioGroup } from "./group.ts";
 import { groupOfFile } from "./group-file.ts";
 import type { HotResetOwner } from "./hot-reset.ts";
-import { OpenDevice } from "./open-device.ts";
+import { type OpenDevice, openDevice } from "./open-device.ts";
 
 /** A device that is bound to its group's container and attached to the container's address space. */
 class GroupOpening implements BoundDevice {
@@ -58,10 +58,10 @@ function* open(device: VfioDevice, container: IommufdContext, process: Process):
   const bound = yield* container.bindDevice(process, device.device, device);
   let opened: OpenDevice | undefined;
   try {
-    opened = new OpenDevice(device.system, device.member);
+    opened = yield* openDevice(device.system, device.member);
     yield* bound.attach(compatIoas(container).id);
   } catch (error) {
-    opened?.close();
+    if (opened !== undefined) yield* opened.close();
     yield* bound.unbind();
     throw error;
   }
@@ -97,7 +97,7 @@ class GroupDeviceFile implements File, HotResetOwner {
       readBind(process, argument);
       refuse(EINVAL, () => `${this.label} was opened through ${this.group.label}: it is bound by that`);
     }
-    return deviceIoctl(this.opening.opened, this, process, request, argument);
+    return yield* deviceIoctl(this.opening.opened, this, process, request, argument);
   }
 
   *read(_process: Process, position: number, into: Uint8Array): Task<number> {
@@ -114,7 +114,7 @@ class GroupDeviceFile implements File, HotResetOwner {
     assert(device.bound === opening, () => `${device.label} is closed but not open`);
     if (--opening.files === 0) {
       yield* opening.iommufd.detach();
-      opening.opened.close();
+      yield* opening.opened.close();
       yield* opening.iommufd.unbind();
       device.tell("vfio.device.unbind", {});
       device.wasClosed();

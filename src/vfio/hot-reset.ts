@@ -1,8 +1,8 @@
 // Runs in a browser.
 /** Resets that reach more than one function (reference 5.7): those of a whole secondary bus. */
 import type { Process } from "../memory/index.ts";
-import { type PciFunction, restoreState, saveState } from "../pci/index.ts";
-import { EINVAL, ENODEV, ENOSPC, refuse } from "../runtime/index.ts";
+import { type PciFunction, resetTogether } from "../pci/index.ts";
+import { EINVAL, ENODEV, ENOSPC, refuse, type Task } from "../runtime/index.ts";
 import {
   DEVID_NOT_OWNED,
   HOT_RESET_FLAG_DEV_ID,
@@ -61,7 +61,7 @@ export function hotResetInfo(process: Process, argument: number, owner: HotReset
 }
 
 /** PCI_HOT_RESET: every function on the bus must be owned. */
-export function hotReset(process: Process, argument: number, owner: HotResetOwner): void {
+export function* hotReset(process: Process, argument: number, owner: HotResetOwner): Task<void> {
   const { flags, count } = readArgument(process, argument, new PciHotReset(), PciHotReset.size);
   if (flags !== 0) refuse(EINVAL, () => `flags 0x${flags.toString(16)} has unknown bits`);
   if (owner.proof === "iommufd" && count !== 0) {
@@ -79,7 +79,5 @@ export function hotReset(process: Process, argument: number, owner: HotResetOwne
   const isOwned = owner.owned(process, fds);
   const foreign = members.find((member) => !isOwned(member));
   if (foreign) refuse(EINVAL, () => `${foreign.name} shares the reset and is not owned`);
-  const states = members.map((member) => saveState(member));
-  for (const member of members) member.functionLevelReset();
-  for (const [index, member] of members.entries()) restoreState(member, states[index]);
+  yield* resetTogether(members);
 }

@@ -8,6 +8,7 @@ import {
   restoreState,
   type SavedState,
   saveState,
+  tryResetFunction,
 } from "../pci/index.ts";
 import { EINVAL, refuse, type System, type Task } from "../runtime/index.ts";
 import { deviceFeature } from "./features.ts";
@@ -18,9 +19,17 @@ import { LowPower } from "./low-power.ts";
 import { accessRegion, type Direction } from "./regions.ts";
 import { VirtualConfig } from "./virtual-config.ts";
 
+/** Takes a function for a client: no bus mastering, reset if it can be, configuration as it is then. Refusal ENOMEM. */
+export function* openDevice(system: System, member: PciFunction): Task<OpenDevice> {
+  system.failures.point("vfio.device.open");
+  stopMastering(member);
+  member.enableCount++;
+  return new OpenDevice(system, member, yield* tryResetFunction(member));
+}
+
 /**
  * A PCI function in a client's hands: from a successful bind until its file is closed. What the function was before is
- * kept, and put back by {@link close}.
+ * kept, and put back by {@link OpenDevice.close}.
  */
 export class OpenDevice {
   readonly member: PciFunction;
@@ -32,14 +41,11 @@ export class OpenDevice {
   private readonly canReset: boolean;
   private readonly saved: SavedState;
 
-  /** Takes the function: no bus mastering, reset if it can be, configuration as it is then. */
-  constructor(system: System, member: PciFunction) {
-    system.failures.point("vfio.device.open");
+  /** A function as {@link openDevice} takes it. */
+  constructor(system: System, member: PciFunction, canReset: boolean) {
     this.system = system;
     this.member = member;
-    this.stopMastering();
-    member.enableCount++;
-    this.canReset = resetFunction(member);
+    this.canReset = canReset;
     this.saved = saveState(member);
     this.interrupts = new DeviceInterrupts(system, member, () => this.config);
     this.config = new VirtualConfig(member, this.interrupts);
@@ -47,14 +53,14 @@ export class OpenDevice {
   }
 
   /** Gives the function back: silent, reset if it can be, configured as before. Cannot fail. */
-  close(): void {
+  *close(): Task<void> {
     this.lowPower.exit();
     this.ioEventFds.free();
     this.interrupts.free();
-    this.stopMastering();
+    stopMastering(this.member);
     restoreState(this.member, this.saved);
-    resetFunction(this.member);
-    this.stopMastering();
+    yield* tryResetFunction(this.member);
+    stopMastering(this.member);
     this.member.enableCount--;
   }
 
@@ -83,11 +89,11 @@ export class OpenDevice {
     this.ioEventFds.set(process, argument);
   }
 
-  /** EINVAL if the function has no way to be reset alone. */
-  reset(): void {
+  /** EINVAL if the function has no way to be reset alone. Otherwise what keeps it from being reset now. */
+  *reset(): Task<void> {
     this.lowPower.touch();
     if (!this.canReset) refuse(EINVAL, () => `${this.member.name} has no working reset of its own`);
-    resetFunction(this.member);
+    yield* resetFunction(this.member);
   }
 
   feature(process: Process, argument: number): void {
@@ -99,9 +105,9 @@ export class OpenDevice {
     this.lowPower.touch();
     return yield* accessRegion(this.system, this.member, this.config, position, bytes, direction);
   }
+}
 
-  private stopMastering(): void {
-    const command = this.member.readConfig(COMMAND, 2);
-    this.member.writeConfig(COMMAND, 2, command & ~COMMAND_MASTER);
-  }
+function stopMastering(member: PciFunction): void {
+  const command = member.readConfig(COMMAND, 2);
+  member.writeConfig(COMMAND, 2, command & ~COMMAND_MASTER);
 }

@@ -48,7 +48,7 @@ export function* accessRegion(
   if (index >= REGION_COUNT) refuse(EINVAL, () => `there is no region ${index}; there are ${REGION_COUNT}`);
   if (bytes.length === 0) return 0;
   yield* system.tasks.point();
-  if (index === REGION_CONFIG) return accessConfig(config, offset, bytes, direction);
+  if (index === REGION_CONFIG) return yield* accessConfig(config, offset, bytes, direction);
   if (index === REGION_VGA) refuse(EINVAL, () => `${member.name} is no VGA device`);
   if (index === REGION_ROM && direction === "write") refuse(EINVAL, () => "the ROM cannot be written");
   const bar = member.bars[index];
@@ -62,12 +62,12 @@ export function* accessRegion(
   return count;
 }
 
-function accessConfig(config: VirtualConfig, offset: number, bytes: Uint8Array, direction: Direction): number {
+function* accessConfig(config: VirtualConfig, offset: number, bytes: Uint8Array, direction: Direction): Task<number> {
   if (offset + bytes.length > config.size) {
     refuse(EFAULT, () => `${bytes.length} bytes at 0x${offset.toString(16)} end beyond ${config.size} of config space`);
   }
   if (direction === "read") config.read(offset, bytes);
-  else config.write(offset, bytes);
+  else yield* config.write(offset, bytes);
   return bytes.length;
 }
 

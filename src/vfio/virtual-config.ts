@@ -24,11 +24,12 @@ import {
   PM_CONTROL,
   PM_STATE,
   ROM_ADDRESS,
-  resetFunction,
   restoreState,
   type SavedState,
   saveState,
+  tryResetFunction,
 } from "../pci/index.ts";
+import type { Task } from "../runtime/index.ts";
 import { ConfigMap, GAP } from "./config-map.ts";
 
 /** What configuration space and interrupts need to know of each other. */
@@ -92,11 +93,11 @@ export class VirtualConfig {
   }
 
   /** Both ends must be inside. */
-  write(offset: number, from: Uint8Array): void {
+  *write(offset: number, from: Uint8Array): Task<void> {
     for (const { at, width } of this.chunks(offset, from.length)) {
       let value = 0;
       for (let index = width - 1; index >= 0; index--) value = value * 256 + from[at - offset + index];
-      this.writeChunk(at, width, value);
+      yield* this.writeChunk(at, width, value);
     }
   }
 
@@ -119,7 +120,7 @@ export class VirtualConfig {
     return ((hardware & ~virtual) | (map.readShadow(offset, width) & virtual)) >>> 0;
   }
 
-  private writeChunk(offset: number, width: ConfigWidth, value: number): void {
+  private *writeChunk(offset: number, width: ConfigWidth, value: number): Task<void> {
     const { map, member } = this;
     const virtual = maskAt(map.virtual, offset, width);
     if (map.owners[offset] === GAP && virtual === 0) {
@@ -138,7 +139,7 @@ export class VirtualConfig {
     if (through) member.writeConfig(offset, width, (member.readConfig(offset, width) & ~through) | (value & through));
     if (this.intxDisabled !== wasDisabled) this.interrupts.setIntxDisabled(!wasDisabled);
     if (offset < ROM_ADDRESS + 4) this.afterHeader(offset, width);
-    else this.afterCapability(offset, width, value);
+    else yield* this.afterCapability(offset, width, value);
   }
 
   /** Keeps the client's own idea of decoding; what it turns on must be where it was before a reset behind our back. */
@@ -175,7 +176,7 @@ export class VirtualConfig {
     else map.writeShadow(register, 4, 0);
   }
 
-  private afterCapability(offset: number, width: ConfigWidth, value: number): void {
+  private *afterCapability(offset: number, width: ConfigWidth, value: number): Task<void> {
     const capability = this.map.capabilityAt(offset);
     if (capability === undefined || capability.extended) return;
     const base = capability.offset;
@@ -191,10 +192,10 @@ export class VirtualConfig {
         if (written(MSI_CONTROL)) this.limitMsi(base);
         break;
       case CAPABILITY_EXPRESS:
-        if (written(EXPRESS_CONTROL + 1)) this.controlExpress(base);
+        if (written(EXPRESS_CONTROL + 1)) yield* this.controlExpress(base);
         break;
       case CAPABILITY_AF:
-        if (written(AF_CONTROL)) this.controlAdvanced(base);
+        if (written(AF_CONTROL)) yield* this.controlAdvanced(base);
         break;
     }
   }
@@ -232,13 +233,13 @@ export class VirtualConfig {
     member.writeConfig(base + MSI_CONTROL, 1, control);
   }
 
-  private controlExpress(base: number): void {
+  private *controlExpress(base: number): Task<void> {
     const { map, member } = this;
     const register = base + EXPRESS_CONTROL;
     const control = map.readShadow(register, 2);
     if (control & 0x8000) {
       map.writeShadow(register, 2, control & 0x7fff);
-      if (member.readConfig(base + EXPRESS_CAPABILITIES, 4) & EXPRESS_FLR) resetFunction(member);
+      if (member.readConfig(base + EXPRESS_CAPABILITIES, 4) & EXPRESS_FLR) yield* tryResetFunction(member);
     }
     const hardware = member.readConfig(register, 2);
     const payload = (hardware & PAYLOAD) >>> 5;
@@ -246,11 +247,11 @@ export class VirtualConfig {
     member.writeConfig(register, 2, (hardware & ~READ_REQUEST) | (request << 12));
   }
 
-  private controlAdvanced(base: number): void {
+  private *controlAdvanced(base: number): Task<void> {
     const { map, member } = this;
     const initiated = map.shadow[base + AF_CONTROL] & 1;
     map.shadow[base + AF_CONTROL] &= ~1;
-    if (initiated && member.readConfig(base + AF_CAPABILITIES, 1) & AF_FLR) resetFunction(member);
+    if (initiated && member.readConfig(base + AF_CAPABILITIES, 1) & AF_FLR) yield* tryResetFunction(member);
   }
 }
 
