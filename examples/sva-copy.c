@@ -4,8 +4,6 @@
  *
  *     cc -o sva-copy sva-copy.c && uiommu run --machine sva -- ./sva-copy
  */
-#define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -65,7 +63,7 @@ static const char *copy(int queue, const void *from, void *to, size_t length)
 	return outcomes[outcome(queue, submit(queue, from, to, length)).status];
 }
 
-static void story(int step, const char *text) { printf("\n%d. %s\n", step, text); }
+static void story(int step, const char *text) { printf("%s%d. %s\n", step > 1 ? "\n" : "", step, text); }
 static const char *yes(int condition) { return condition ? "yes" : "NO"; }
 
 int main(void)
@@ -91,7 +89,7 @@ int main(void)
 	unsigned char *source = malloc(length + 64), *target = malloc(length + 64);
 	for (size_t i = 0; i < length; i++)
 		source[i + 13] = (unsigned char)(i * 7 + i / 4096);
-	printf("   %s, over 257 page boundaries", copy(queues[0], source + 13, target + 29, length));
+	printf("   %s, over 256 page boundaries", copy(queues[0], source + 13, target + 29, length));
 	printf("; the same bytes: %s\n", yes(memcmp(source + 13, target + 29, length) == 0));
 
 	story(4, "All three at once, each a third of it");
@@ -132,11 +130,11 @@ int main(void)
 	story(7, "munmap in the middle of a copy of 64 MiB");
 	size_t large = 64 << 20;
 	char *from = mmap(NULL, large, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	volatile char *to = mmap(NULL, large, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *to = mmap(NULL, large, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	from[0] = 1;
-	jobs[0] = submit(queues[0], from, (void *)to, large);
+	jobs[0] = submit(queues[0], from, to, large);
 	jobs[1] = submit(queues[0], source, target, 16);
-	while (to[0] == 0)
+	while (*(volatile char *)to == 0)
 		usleep(100);
 	printf("   the first byte has arrived\n");
 	munmap(from + large / 4 * 3, large / 4);
@@ -146,7 +144,7 @@ int main(void)
 	printf("   the next job of that queue: %s\n", outcomes[outcome(queues[0], jobs[1]).status]);
 
 	story(8, "exit, with queues open and a copy under way");
-	submit(queues[1], (char *)to, from, large / 2);
+	submit(queues[1], to, from, large / 2);
 	printf("   goodbye\n");
 	return 0;
 }
