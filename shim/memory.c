@@ -28,7 +28,7 @@
 /* The pages that hold [start, start + length) go away, become others, or are seen in another way. */
 struct change begin_change(const void *start, size_t length, enum uiommu_change kind)
 {
-	struct change change = {(uintptr_t)start, 0};
+	struct change change = {(uintptr_t)start, false};
 	uint32_t wanted = kind == CHANGE_CONTENT ? REPLY_PINNED | REPLY_BOUND : REPLY_BOUND;
 	if (likely((watched() & wanted) == 0) || length == 0 || is_borrowed())
 		return change;
@@ -40,17 +40,17 @@ struct change begin_change(const void *start, size_t length, enum uiommu_change 
 		.position = kind,
 	};
 	if (request_host(&request, NULL, NULL, 0, -1) == 1)
-		change.length = length;
+		change.told = true;
 	errno = saved;
 	return change;
 }
 
 void end_change(struct change change)
 {
-	if (likely(change.length == 0))
+	if (likely(!change.told))
 		return;
 	int saved = errno;
-	struct uiommu_request request = {.operation = OP_CHANGED, .argument = change.start, .number = change.length};
+	struct uiommu_request request = {.operation = OP_CHANGED, .argument = change.start};
 	request_host(&request, NULL, NULL, 0, -1);
 	errno = saved;
 }

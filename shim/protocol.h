@@ -55,7 +55,7 @@ enum uiommu_operation {
 	OP_CHANGING = 8,  /* the pages at argument, `number` bytes, are about to change; `position` is an enum uiommu_change. Result 1: say OP_CHANGED when they have */
 	OP_MOVED = 9,     /* the pages at argument, `number` bytes, are now at `position` */
 	OP_CLOSED = 10,   /* a descriptor of the file was closed: if it was the last one, the file is released when the reply comes */
-	OP_CHANGED = 12,  /* the change of the pages at argument, `number` bytes, is over, whether it was made or not */
+	OP_CHANGED = 12,  /* the change that this thread began at argument is over, whether it was made or not */
 	OP_ACCOUNT = 11,  /* how many pages of process `argument` the host locked (`number` 0) or pinned (1) */
 };
 

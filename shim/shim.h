@@ -98,7 +98,7 @@ long keeper_connection(void);
 /* memory.c: a change of the address space. Begun before it is made, ended after, also if it was not made. */
 struct change {
 	uintptr_t start;
-	size_t length; /* 0: nobody is to be told that it is over */
+	bool told; /* somebody wants to know when it is over */
 };
 struct change begin_change(const void *start, size_t length, enum uiommu_change kind);
 void end_change(struct change change);

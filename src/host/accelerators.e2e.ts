@@ -64,6 +64,11 @@ test("exec: the old memory is out of reach, the new program binds its own", asyn
   await served.expectNothingLeft();
 });
 
+test("a device that is taken from its driver takes the queues of its files, and comes back", async () => {
+  expect((await served.run("removal")).length).toBe(9);
+  await served.expectNothingLeft();
+});
+
 test("garbage in ioctls, rings and doorbells", async () => {
   expect((await served.run("garbage")).length).toBe(4);
   await served.expectNothingLeft();
