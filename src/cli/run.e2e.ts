@@ -9,10 +9,11 @@ import { traceSchema } from "../inspect/index.ts";
 const folder = mkdtempSync(join(tmpdir(), "uiommu-run-"));
 const program = join(folder, "dma-copy");
 const olderProgram = join(folder, "type1-dma");
+const vmm = join(folder, "nested-guest");
 const sharingProgram = join(folder, "sva-copy");
 
 beforeAll(() => {
-  for (const target of [program, olderProgram, sharingProgram]) {
+  for (const target of [program, olderProgram, vmm, sharingProgram]) {
     const source = join(import.meta.dirname, `../../examples/${basename(target)}.c`);
     const { status, stderr } = spawnSync("cc", ["-Wall", "-Wextra", "-Werror", "-o", target, source], {
       encoding: "utf8",
@@ -133,6 +134,15 @@ describe("uiommu run", () => {
     expect(out).toBe(readFileSync(join(root, "examples/sva-copy.expected"), "utf8"));
     // What no page could be brought in for; all others were none to speak of.
     expect(err).toBe("uiommu: 3 DMA faults (run with --explain to see why)\n");
+    expect(status).toBe(0);
+  });
+
+  test("serves a VMM whose guest has an SMMU: tables, invalidations, page requests and events of its own", () => {
+    const { status, out, err } = uiommu("run", "--machine", "nested", "--", vmm);
+    expect(out).toContain("4. A write to 0x101000 finds no page and waits: a page request");
+    expect(out).toContain("event 0x10 of stream 0x42 at 0x102000");
+    // The one that waited was no fault.
+    expect(err).toBe("uiommu: 1 DMA fault (run with --explain to see why)\n");
     expect(status).toBe(0);
   });
 

@@ -52,7 +52,7 @@ test("two programs are killed while a third copies", async () => {
   const [first, second] = victims;
   await killed(first);
   const { devices } = served.machine.uacce;
-  await expect.poll(() => devices.map(({ openFiles }) => openFiles.size)).toEqual([2, 2]);
+  await expect.poll(() => devices.map(({ openFiles }) => openFiles.size), { timeout: 20_000 }).toEqual([2, 2]);
   const lines = served.run("doorbell");
   await killed(second);
   expect(await lines).toEqual(["ok 300 jobs without a call"]);

@@ -36,9 +36,14 @@ export class AcceleratorHost {
   async expectNothingLeft(): Promise<void> {
     await this.host.whenIdle();
     const { sva, uacce, memory, system } = this.machine;
-    await expect.poll(() => [sva.mms.length, system.tasks.unfinished.size, this.host.clients.size]).toEqual([0, 0, 0]);
-    expect(uacce.devices.map(({ openFiles }) => openFiles.size)).toEqual([0, 0]);
-    expect(memory.adoptedFrames).toBe(this.framesAtRest);
+    const left = () => ({
+      mms: sva.mms.length,
+      tasks: system.tasks.unfinished.size,
+      clients: this.host.clients.size,
+      files: uacce.devices.reduce((sum, { openFiles }) => sum + openFiles.size, 0),
+      frames: memory.adoptedFrames - this.framesAtRest,
+    });
+    await expect.poll(left, { timeout: 20_000 }).toEqual({ mms: 0, tasks: 0, clients: 0, files: 0, frames: 0 });
   }
 
   async close(): Promise<void> {

@@ -103,7 +103,7 @@ export class SmmuV3 implements RegisterBlock, DmaTarget {
     this.reporter.onFault = listener;
   }
 
-  /** Told of each access that ended without its translation: at once, or when the stall was. */
+  /** Told of each access that fails for good: a stalled one only when it is aborted. */
   get onRefusal(): ((fault: FaultExplanation) => void) | undefined {
     return this.reporter.onRefusal;
   }

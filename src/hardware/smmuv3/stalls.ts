@@ -14,9 +14,9 @@ interface Stalled {
   readonly record: Uint32Array;
   /** CD.A: a termination is an abort. Stage 2 always aborts. */
   readonly aborts: boolean;
-  /** It ends without having been translated. */
-  readonly refused: () => void;
   outcome: StallOutcome | undefined;
+  /** Told if it ends without having been translated. */
+  readonly failed: () => void;
 }
 
 export class Stalls {
@@ -51,8 +51,8 @@ export class Stalls {
     return tag;
   }
 
-  park(tag: number, transaction: Transaction, record: Uint32Array, aborts: boolean, refused: () => void): void {
-    this.tags.set(tag, { transaction, record, aborts, refused, outcome: undefined });
+  park(tag: number, transaction: Transaction, record: Uint32Array, aborts: boolean, failed: () => void): void {
+    this.tags.set(tag, { transaction, record, aborts, outcome: undefined, failed });
   }
 
   /** CMD_RESUME (§4.6.1): no effect unless the tag is in use by that stream. */
@@ -88,7 +88,7 @@ export class Stalls {
   private end(stalled: Stalled, outcome: StallOutcome): void {
     if (stalled.outcome !== undefined) return;
     stalled.outcome = outcome;
-    if (outcome !== "retry") stalled.refused();
     this.forgetEvent(stalled.record);
+    if (outcome !== "retry") stalled.failed();
   }
 }
