@@ -18,7 +18,8 @@ import { DoorbellPage } from "./doorbell-page.ts";
 /** The ring fills its page. */
 const SIZE_LOG2 = 7;
 const ENTRIES = 2 ** SIZE_LOG2;
-const NANOSECONDS = 1e6;
+/** In nanoseconds. */
+const MILLISECOND = 1e6;
 
 interface CopyQueueOptions {
   readonly system: System;
@@ -191,7 +192,7 @@ export class CopyEngineQueue implements AcceleratorQueue {
     const cancel =
       timeout === COPY_WAIT_FOREVER
         ? () => undefined
-        : this.options.system.clock.after(timeout * NANOSECONDS, () => {
+        : this.options.system.clock.after(timeout * MILLISECOND, () => {
             isLate = true;
             this.changed.wake();
           });
