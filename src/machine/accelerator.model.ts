@@ -212,7 +212,7 @@ test("accelerators copy what the process would, whatever it does with its pages 
       machine.system.run("power down", machine.powerDown());
       expect(machine.memory.usedFrames).toBe(0);
     }),
-    { numRuns: 60 },
+    { numRuns: 30 },
   );
 });
 
