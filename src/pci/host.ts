@@ -158,6 +158,19 @@ export class PciHost {
     }
   }
 
+  /** Software knows the function, and it has its addresses. */
+  isSetUp(member: PciFunction): boolean {
+    return this.placed.has(member);
+  }
+
+  /** Takes a function out of its place, with the buses behind it; software has forgotten it, or never knew it. */
+  dismantle(member: PciFunction): void {
+    assert(!this.placed.has(member), () => `${member.name} is taken out while it is in use`);
+    member.place!.bus.hide(member);
+    for (const [index, bus] of [...this.buses.entries()].reverse())
+      if (bus.bridge === member) this.buses.splice(index, 1);
+  }
+
   /** Software has no use for a function any more: its addresses are free. What is behind a bridge went before. */
   forget(member: PciFunction): void {
     assert(member.accesses === 0, () => `${member.name} is forgotten while it does DMA`);
@@ -209,7 +222,6 @@ export class PciHost {
   private setUp(member: PciFunction, windows: BusWindows): void {
     const { bus, device } = member.place!;
     const places: (() => void)[] = [];
-    this.placed.set(member, places);
     if (bus.slot(device).length > 1) {
       member.config.set(HEADER_TYPE, 1, member.config.read(HEADER_TYPE, 1) | HEADER_TYPE_MULTIFUNCTION);
       member.config.rememberForReset();
@@ -223,6 +235,7 @@ export class PciHost {
       places.push(() => window.free(start));
       bar.place(start);
     }
+    this.placed.set(member, places);
     member.writeConfig(COMMAND, 2, COMMAND_IO | COMMAND_MEMORY | COMMAND_SERR);
     member.idAtRoot = dmaAliases(member).at(-1)!.requesterId;
     member.interruptLine = this.interruptLineOf(member);

@@ -6,6 +6,7 @@ import { type DeviceInput, type Placed, placeDevices } from "./places.ts";
 import {
   type BridgeDescription,
   type BridgeModel,
+  type BusRange,
   type CapabilityDescription,
   type CopyEngineDescription,
   type DeviceDescription,
@@ -19,16 +20,17 @@ import { bytes, hex, PHYSICAL_END } from "./units.ts";
 
 type EndpointModel = Exclude<DeviceInput["model"], BridgeModel>;
 
-/** Bridges and devices, each in the order in which an operating system finds them. */
+/** Bridges and devices, each in the order in which an operating system finds them. `given`: see {@link placeDevices}. */
 export function resolveDevices(
   inputs: readonly DeviceInput[],
   iommus: readonly IommuDescription[],
   report: Report,
+  given?: (index: number) => BusRange | undefined,
 ): Pick<MachineDescription, "bridges" | "devices"> {
   const bridges: BridgeDescription[] = [];
   const devices: DeviceDescription[] = [];
   const iommuOf = new Map<number, IommuDescription | undefined>();
-  for (const placed of placeDevices(inputs, report)) {
+  for (const placed of placeDevices(inputs, report, given)) {
     const { index, input, behind } = placed;
     const path = ["devices", index];
     // What is behind a bridge was found after it.
