@@ -14,7 +14,7 @@ export * from "./ids.ts";
 export { type AccessControls, accessControls, ISOLATING_CONTROLS, type Isolation, isolationOf } from "./isolation.ts";
 export { MsiController } from "./msi-controller.ts";
 export { MsixTable } from "./msix-table.ts";
-export { RecordedFunction, withIsolation } from "./recorded.ts";
+export { RecordedFunction, withIsolation, withOfferedIsolation } from "./recorded.ts";
 export {
   type ResetMethod,
   type ResetWatch,
