@@ -43,8 +43,21 @@ export function resolveDevices(
     if (isBridgeModel(input.model)) bridges.push(resolveBridge(placed, input.model, iommu, report));
     else devices.push(...resolveFunctions(placed, input.model, iommu, report));
   }
+  const wanted = devices.length * LARGEST_BAR + bridges.length * LEAST_WINDOW;
+  if (wanted > REGISTER_SPACE) {
+    const have = `${devices.length} device functions and ${bridges.length} bridges`;
+    report(
+      ["devices"],
+      `there are ${have}; their registers have ${REGISTER_SPACE} MiB, 1 for a function and 2 for a bridge`,
+    );
+  }
   return { bridges, devices };
 }
+
+/** In MiB: of a device model, of a bridge, and what of the host's window is sure to be of use. */
+const LARGEST_BAR = 1;
+const LEAST_WINDOW = 2;
+const REGISTER_SPACE = 700;
 
 /** Keys that mean nothing for a bridge. */
 const NOT_OF_BRIDGES = [
