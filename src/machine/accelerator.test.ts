@@ -100,6 +100,26 @@ describe("the accelerators of the machine sva", () => {
     ]);
   });
 
+  it("do the same without stalling: they translate ahead, and ask for pages", () => {
+    const capabilities = { ats: true, pri: true, pasid: 16 };
+    const input = { name: "asking", devices: [{ model: "copy-engine" as const, canStall: false, capabilities }] };
+    const made = buildMachine(defineMachine(input));
+    const member = made.pci.functions[0];
+    const program = new Program(made);
+    const memory = program.process.memory.map(8);
+    program.put(memory + 4090, "over a page boundary");
+    const fd = program.queue(0);
+    expect(member.pageRequester!.isEnabled).toBe(true);
+    expect(program.copy(fd, memory + 4090, memory + 3 * PAGE_SIZE - 3, 20)).toEqual({ status: COPY_DONE, copied: 20 });
+    expect(program.stringAt(memory + 3 * PAGE_SIZE - 3, 20)).toBe("over a page boundary");
+    expect(program.copy(fd, 0x10000, memory, 8)).toEqual({ status: COPY_READ_FAULT, copied: 0 });
+    program.process.memory.unmap(memory + PAGE_SIZE, 1);
+    expect(program.copy(fd, memory + PAGE_SIZE, memory, 8).status).toBe(COPY_READ_FAULT);
+    program.close(fd);
+    expect([made.sva.mms, member.pageRequester!.isEnabled, member.pageRequester!.outstanding]).toEqual([[], false, 0]);
+    made.system.run("power down", made.powerDown());
+  });
+
   it("lose a page at once that the process unmaps, in the middle of a job too", () => {
     const { machine: made } = machine();
     const program = new Program(made);
