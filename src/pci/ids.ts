@@ -22,6 +22,13 @@ export const BASE_ADDRESS_0 = 0x10;
 export const PRIMARY_BUS = 0x18;
 export const SECONDARY_BUS = 0x19;
 export const SUBORDINATE_BUS = 0x1a;
+/** Of a type 1 header: each a base and, behind it, the limit of what the bridge passes down. */
+export const IO_BASE = 0x1c;
+export const MEMORY_BASE = 0x20;
+export const PREFETCHABLE_BASE = 0x24;
+export const PREFETCHABLE_BASE_UPPER = 0x28;
+export const PREFETCHABLE_LIMIT_UPPER = 0x2c;
+export const BRIDGE_CONTROL = 0x3e;
 export const SUBSYSTEM_VENDOR_ID = 0x2c;
 export const SUBSYSTEM_ID = 0x2e;
 export const ROM_ADDRESS = 0x30;

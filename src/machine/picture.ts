@@ -1,55 +1,48 @@
 // Runs in a browser.
-/** A description as a picture in text: what `uiommu machine show` prints. */
-import {
-  type DeviceDescription,
-  type IommuDescription,
-  type MachineDescription,
-  pciAddress,
-  type SmmuDescription,
-  type VirtioIommuDescription,
-} from "./types.ts";
+/** A machine as a picture in text: what `uiommu machine show` prints. The groups are those of the machine, powered up. */
+import { groupReasons, shortName } from "../iommu/index.ts";
+import type { PciBus, PciFunction } from "../pci/index.ts";
+import type {
+  BridgeDescription,
+  DeviceDescription,
+  FunctionDescription,
+  IommuDescription,
+  MachineDescription,
+  SmmuDescription,
+  VirtioIommuDescription,
+} from "./description.ts";
+import { buildMachine, type Machine } from "./machine.ts";
 
 /** Narrow enough to be indented a little on a terminal of 80. */
 const COLUMNS = 78;
 
 /** The machine as people like to see it: memory, IOMMUs with their features, and the tree of devices. */
-export function describeMachine(machine: MachineDescription): string {
+export function describeMachine(description: MachineDescription): string {
+  const machine = buildMachine(description);
   const lines = [
-    ...wrapped(`${machine.name}: `, machine.about || "a machine"),
+    ...wrapped(`${description.name}: `, description.about || "a machine"),
     "",
-    ...wrapped("memory   ", memoryWords(machine)),
-    ...machine.iommus.flatMap(iommuLines),
-    ...wrapped("default  ", defaultDomainWords(machine)),
+    ...wrapped("memory   ", memoryWords(description)),
+    ...description.iommus.flatMap(iommuLines),
+    ...wrapped("default  ", defaultDomainWords(description)),
     "",
     "pci 0000:00",
-    ...deviceLines(machine),
+    ...busLines(machine, machine.pci.root, ""),
+    ...sharedGroupLines(machine),
   ];
   return `${lines.join("\n")}\n`;
 }
 
 /** One sentence about a machine, for a list. */
-export function summarizeMachine({ iommus, devices }: MachineDescription): string {
+export function summarizeMachine(description: MachineDescription): string {
+  const { iommus, bridges, devices } = description;
   const count = (number: number, noun: string) => `${number === 0 ? "no" : number} ${noun}${number === 1 ? "" : "s"}`;
-  const groups = new Set(groupNumbers(devices).values()).size;
-  return `${count(iommus.length, "IOMMU")}, ${count(devices.length, "device function")}, ${count(groups, "group")}`;
-}
-
-/**
- * Which group each device behind an IOMMU comes into, in the order of probing: functions of one device without ACS share
- * one (reference 2.3, rule 4), every other has its own.
- */
-export function groupNumbers(devices: readonly DeviceDescription[]): Map<DeviceDescription, number> {
-  const groups = new Map<DeviceDescription, number>();
-  const sharedBySlot = new Map<number, number>();
-  let next = 0;
-  for (const device of devices) {
-    if (device.iommu === undefined) continue;
-    const shares = device.multifunction && !device.capabilities.acs;
-    const group = (shares ? sharedBySlot.get(device.address.device) : undefined) ?? next++;
-    if (shares) sharedBySlot.set(device.address.device, group);
-    groups.set(device, group);
-  }
-  return groups;
+  return [
+    count(iommus.length, "IOMMU"),
+    ...(bridges.length > 0 ? [count(bridges.length, "bridge")] : []),
+    count(devices.length, "device function"),
+    count(buildMachine(description).core.groups.size, "group"),
+  ].join(", ");
 }
 
 function memoryWords({ memory }: MachineDescription): string {
@@ -106,44 +99,61 @@ function smmuFacts({ base, features }: SmmuDescription): string[] {
   ];
 }
 
-function deviceLines({ devices }: MachineDescription): string[] {
-  if (devices.length === 0) return ["└─ nothing"];
-  const groups = groupNumbers(devices);
-  const width = Math.max(5, ...devices.map(({ model }) => model.length));
-  const numbers = { vfio: 0, uacce: 0 };
-  return devices.flatMap((device, index) => {
-    const last = index === devices.length - 1;
-    const group = groups.get(device);
-    const words = [pciAddress(device.address), device.model.padEnd(width)];
-    if (group === undefined) words.push("no IOMMU: no group, DMA reaches memory untranslated");
-    else words.push(`group ${group}`, deviceFile(device, numbers), `behind ${device.iommu}`);
-    const margin = last ? " " : "│";
-    const notes = [groupReason(device, groups), firmwareWords(device), capabilityWords(device)]
+function busLines(machine: Machine, bus: PciBus, margin: string): string[] {
+  const { functions } = bus;
+  if (functions.length === 0) return [`${margin}└─ nothing`];
+  const width = Math.max(5, ...functions.map((member) => machine.descriptionOf(member).model.length));
+  return functions.flatMap((member, index) => {
+    const last = index === functions.length - 1;
+    const description = machine.descriptionOf(member);
+    const below = `${margin}${last ? " " : "│"}`;
+    const words = [shortName(member), description.model.padEnd(width), ...whereWords(machine, member, description)];
+    const notes = [companyWords(machine, member), firmwareWords(description), capabilityWords(description)]
       .filter((note) => note !== "")
       .join("; ");
+    const behind = machine.pci.buses.find(({ bridge }) => bridge === member);
     return [
-      `${last ? "└─" : "├─"} ${words.join("  ")}`,
-      ...wrapped(`${margin}           `, notes, `${margin}           `),
+      `${margin}${last ? "└─" : "├─"} ${words.join("  ")}`,
+      ...wrapped(`${below}           `, notes, `${below}           `),
+      ...(behind === undefined ? [] : busLines(machine, behind, `${below}  `)),
     ];
   });
 }
 
-function deviceFile({ driver }: DeviceDescription, numbers: { vfio: number; uacce: number }): string {
-  if (driver === "vfio-pci") return `/dev/vfio/devices/vfio${numbers.vfio++}`;
-  return driver === "uacce" ? `/dev/copy_engine-${numbers.uacce++}` : `${driver ?? "no"} driver`;
+/** Its group, its device file and its IOMMU. */
+function whereWords(machine: Machine, member: PciFunction, description: FunctionDescription): string[] {
+  const device = machine.deviceOf(member)!;
+  if (description.iommu === undefined) return ["no IOMMU: no group, DMA reaches memory untranslated"];
+  if (device.group === undefined) return ["no group"];
+  const file = "driver" in description ? [deviceFile(machine, member)] : [];
+  return [`group ${device.group.id}`, ...file, `behind ${description.iommu}`];
 }
 
-function groupReason(device: DeviceDescription, groups: ReadonlyMap<DeviceDescription, number>): string {
-  const group = groups.get(device);
-  if (group === undefined) return "";
-  const others = [...groups]
-    .filter(([other, number]) => number === group && other !== device)
-    .map(([other]) => pciAddress(other.address));
-  if (others.length > 0) return `shares its group with ${others.join(", ")} (no ACS)`;
-  return `alone in its group: ${device.multifunction ? "ACS keeps the functions apart" : "one function"}`;
+/** What its driver gives to programs. */
+function deviceFile({ vfio, uacce }: Machine, member: PciFunction): string {
+  const device = vfio.devices.find((one) => one.member === member);
+  if (device !== undefined) return `/dev/vfio/devices/${device.name}`;
+  const accelerator = uacce.devices.find((one) => one.member === member);
+  return accelerator === undefined ? `${member.driver?.name ?? "no"} driver` : `/dev/${accelerator.name}`;
 }
 
-function firmwareWords({ untrusted, defaultDomain, reserved }: DeviceDescription): string {
+/** With whom it shares its group, or why it has none. */
+function companyWords(machine: Machine, member: PciFunction): string {
+  const device = machine.deviceOf(member)!;
+  if (device.group === undefined) return machine.whyUnserved(device) ?? "";
+  const others = device.group.devices.filter((other) => other !== device).map(({ pci }) => shortName(pci!));
+  return others.length === 0 ? "alone in its group" : `shares its group with ${others.join(", ")}`;
+}
+
+function sharedGroupLines({ core }: Machine): string[] {
+  const shared = [...core.groups.values()].filter(({ devices }) => devices.length > 1);
+  if (shared.length === 0) return [];
+  return ["", ...shared.flatMap((group) => wrapped(`group ${group.id}  `, groupReasons(group).join("; ")))];
+}
+
+function firmwareWords(description: FunctionDescription): string {
+  if (!("reserved" in description)) return "";
+  const { untrusted, defaultDomain, reserved } = description;
   const words = reserved.map(
     ({ type, start, size }) => `${type} region of ${sizeWords(size)} at 0x${start.toString(16)}`,
   );
@@ -152,18 +162,24 @@ function firmwareWords({ untrusted, defaultDomain, reserved }: DeviceDescription
   return words.join(", ");
 }
 
-function capabilityWords(device: DeviceDescription): string {
-  const { express, acs, ats, pri, pasidBits } = device.capabilities;
+function capabilityWords(description: FunctionDescription): string {
+  if (!("capabilities" in description)) return bridgeWords(description);
+  const { express, acs, ats, pri, pasidBits } = description.capabilities;
   const words = [
     express ? "PCI Express" : "",
     acs ? "ACS" : "",
     ats ? "ATS" : "",
     pri ? "PRI" : "",
     pasidBits > 0 ? `${pasidBits}-bit PASIDs` : "",
-    device.canStall ? "waits for pages" : "",
-    ...modelWords(device),
+    ...modelWords(description),
   ];
   return words.filter((word) => word !== "").join(", ");
+}
+
+function bridgeWords({ buses: { first, last }, acs }: BridgeDescription): string {
+  const hex = (bus: number): string => bus.toString(16).padStart(2, "0");
+  const range = first === last ? `bus ${hex(first)}` : `buses ${hex(first)} to ${hex(last)}`;
+  return `${range}${acs ? ", ACS" : ""}`;
 }
 
 function modelWords({ model, options }: DeviceDescription): string[] {
