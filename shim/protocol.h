@@ -78,6 +78,7 @@ enum uiommu_reply_flags {
 	REPLY_TEXT = 8,    /* (to HELLO_OPEN) no connection needed: open the text itself */
 	REPLY_SEND_FD = 16, /* no reply yet: send descriptor `address` to the helper, named `token`; the reply follows */
 	REPLY_LOWER = 32,  /* take one byte out of the connection of file `address`, an inode: it is no longer readable */
+	REPLY_AWAKE = 64, /* the next reply will be there in a moment: look for it before you sleep */
 };
 
 struct uiommu_reply {
