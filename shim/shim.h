@@ -93,8 +93,12 @@ void move_connection(int fd);
 void after_fork_in_child(void);
 long keeper_connection(void);
 
-/* keeper.c: pinned pages shall outlive this process. Costs a comparison if there are none. */
+/*
+ * keeper.c: pinned pages shall outlive this process, those that it has and, as others may have its files now, those that it
+ * will have. Costs a comparison if it has no files of ours.
+ */
 void keep_memory(void);
+extern bool files_are_shared;
 
 /* fdtable.c: what we know about descriptors of this process. */
 enum fd_kind {

@@ -460,6 +460,8 @@ long request_host(struct uiommu_request *request, const void *out, void *in, siz
 	connection->busy = 0;
 	if (unlikely(nested))
 		close_connection(connection);
+	if (unlikely(files_are_shared) && request->operation == OP_IOCTL)
+		keep_memory();
 	return result;
 }
 
