@@ -109,11 +109,6 @@ export class Mm implements MmNotifier {
     for (const tell of this.freed) tell();
   }
 
-  /** Who holds it, for people. */
-  holders(): string[] {
-    return this.references.holders();
-  }
-
   /** Calls `tell` when the last holder is gone. */
   whenFreed(tell: () => void): void {
     this.freed.push(tell);
@@ -194,6 +189,7 @@ export class Mm implements MmNotifier {
     let last = first;
     for (let at: number | undefined = first; at !== undefined; at = table.nextMapped(last, end)) {
       last = at + table.unmap(at, end - at, gather);
+      // Not empty any more: leaves of another size count.
       gather.last = gather.start;
     }
     return { gather, last };
