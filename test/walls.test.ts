@@ -44,7 +44,18 @@ const allowed: Record<string, readonly string[]> = {
   ],
   inspect: ["runtime", "memory", "pagetable", "pci", "iommu", "uapi", "iommufd", "vfio", "machine"],
   host: ["runtime", "memory", "uapi", "machine"],
-  cli: ["runtime", "memory", "uapi", "machine", "iommu", "drivers/smmuv3", "inspect", "host", "hardware/smmuv3"],
+  cli: [
+    "runtime",
+    "memory",
+    "pagetable",
+    "uapi",
+    "machine",
+    "iommu",
+    "drivers/smmuv3",
+    "inspect",
+    "host",
+    "hardware/smmuv3",
+  ],
 };
 const nodeRooms = new Set(["host", "cli"]);
 

@@ -4,14 +4,15 @@
  *
  * First everything that can fail is reserved. Then, and from here on nothing fails: the domain is told of its new user,
  * before the hardware can put translations into the TLB (invariant 30); the CD is written, then the STE; the old domain
- * loses its user, and what the TLB still holds of it.
+ * loses its user, and what the TLB still holds of it. Devices that translate ahead are told in between: see `ats.ts`.
  *
  * Always true: what old and new both translate is translated at each moment, as the old one or the new one says. The
  * hardware reads entries in 64-bit words and remembers them until it is told to forget, so a change takes effect by one
  * such word. That is a word of the entry itself if no other word matters before and after; else the word that leads to a
- * copy of the entry's table in which only this entry differs: for a CD, see `pasidtable/`, for an STE, `stream-table.ts`. A table that was left is used again only after a CMD_SYNC. Exception: with a stream table of one level
- * there is no such word, and an STE of which two words matter (from a stage 1 to a stage 2 and back, between two stages 2)
- * is invalid for a moment.
+ * copy of the entry's table in which only this entry differs: for a CD, see `pasidtable/`, for an STE, `stream-table.ts`. A
+ * table that was left is used again only after a CMD_SYNC. Exception: with a stream table of one level there is no such
+ * word, and an STE of which two words matter (from a stage 1 to a stage 2 and back, between two stages 2) is invalid for a
+ * moment.
  */
 import { type ArmContext, type ArmContextTable, type Entry, PasidTable } from "../../pasidtable/index.ts";
 import { EBUSY, EINVAL, refuse, type Task } from "../../runtime/index.ts";

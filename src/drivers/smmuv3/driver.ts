@@ -11,7 +11,7 @@
  * `master.ts`; what its streams translate through changes in `attach.ts`, which writes stream table entries
  * (`stream-table-entry.ts`, `stream-table.ts`), and context descriptors by the room `pasidtable/`. A domain with a page table
  * is in `domain.ts`, one that shows the memory of a process in `sva-domain.ts`; an unmap invalidates the TLB in
- * `invalidation.ts`. What a guest gets is in `viommu.ts`: stage 1 of its own in `nested-domain.ts`, by an STE checked in `guest-stream-entry.ts`; its commands in
+ * `invalidation.ts`, and what devices translated ahead, which `ats.ts` lets them do. What a guest gets is in `viommu.ts`: stage 1 of its own in `nested-domain.ts`, by an STE checked in `guest-stream-entry.ts`; its commands in
  * `guest-commands.ts`.
  *
  * Always true: a reserved stream has a valid STE, which aborts unless its master is attached (or was, and its direct regions

@@ -292,6 +292,17 @@ describe("a translated request", () => {
     ]);
   });
 
+  it("goes to as many pages as stage 2 has for it", () => {
+    const bench = new AtsBench().on();
+    const stage2 = bench.stage2Table();
+    stage2.map(0x1000, DATA, PAGE, PROT_READ | PROT_WRITE);
+    stage2.map(0x2000, DATA + 5 * PAGE, PAGE, PROT_READ | PROT_WRITE);
+    const contexts = bench.writeCds(cdWords({ table: bench.stage1Table() }));
+    bench.writeSte(STREAM, steWords(STE_NESTED, { contexts, stage2: { table: stage2 }, word1: 2n * EATS }));
+    expect(bench.smmu.agent.accessTranslated(STREAM, 0x1ffc, new Uint8Array(8).fill(0xaa), true)).toBe(true);
+    expect([bench.read(DATA + 0xff8), bench.read(DATA + 5 * PAGE)]).toEqual([0xaaaa_aaaa_0000_0000n, 0xaaaa_aaaan]);
+  });
+
   it.each<[string, (bench: AtsBench) => void, number[]]>([
     ["an SMMU that is off", (bench) => bench.smmu.write32(CR0, 0xe), [0x07]],
     ["EATS 0", (bench) => bench.stage1(0), [0x07]],

@@ -34,6 +34,8 @@ const SMALLEST_UNIT = 4096;
 const NO_ACCESS = { physical: 0, size: SMALLEST_UNIT, read: false, write: false } as const;
 
 export class AtsResponder {
+  /** After {@link passTranslated}: bytes from the address on that lie together. */
+  reach = 0;
   private readonly registers: Registers;
   private readonly translator: Translator;
   private readonly reporter: FaultReporter;
@@ -87,6 +89,7 @@ export class AtsResponder {
     const high = Math.floor(address / 2 ** 32);
     const low = address >>> 0;
     const transaction = { streamId, substreamId: NO_SUBSTREAM, high, low, write };
+    this.reach = Number.POSITIVE_INFINITY;
     const refuse = (why: () => string, event = F_TRANSL_FORBIDDEN): -1 => {
       this.reporter.report(transaction, { event, why }, undefined);
       return -1;
@@ -109,7 +112,10 @@ export class AtsResponder {
     if (isTooLarge) return refuse(() => `beyond the ${registers.features.outputBits} bits of IDR5.OAS`, SILENT_ABORT);
     if (eats === EATS_FULL) return address;
     const { stage2 } = translator;
-    if (stage2.translate(ste, address, write ? RIGHT_WRITE : RIGHT_READ, CLASS_IN)) return stage2.physical;
+    if (stage2.translate(ste, address, write ? RIGHT_WRITE : RIGHT_READ, CLASS_IN)) {
+      this.reach = POWERS[stage2.shift] - (address % POWERS[stage2.shift]);
+      return stage2.physical;
+    }
     this.reporter.report(transaction, stage2.fault!, new Context(streamId, NO_SUBSTREAM, ste, undefined));
     return -1;
   }

@@ -285,8 +285,13 @@ export class SmmuV3 implements RegisterBlock, DmaTarget {
       },
       accessTranslated: (requester, address, bytes, write) => {
         const streamId = streamIdBase + requester;
-        const physical = ats.passTranslated(streamId, address, write);
-        return physical >= 0 && this.transfer(streamId, physical, bytes, write);
+        for (let done = 0; done < bytes.length; ) {
+          const physical = ats.passTranslated(streamId, address + done, write);
+          const piece = bytes.subarray(done, done + Math.min(bytes.length - done, ats.reach));
+          if (physical < 0 || !this.transfer(streamId, physical, piece, write)) return false;
+          done += piece.length;
+        }
+        return true;
       },
       requestPage: (requester, request) => pageRequests.record(streamIdBase + requester, request),
     };
