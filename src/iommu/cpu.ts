@@ -2,7 +2,7 @@
 import type { AddressSpace, PhysicalMemory } from "../memory/index.ts";
 import { PAGE_SIZE } from "../memory/index.ts";
 import { type LpaeFormat, lpae } from "../pagetable/index.ts";
-import { EINVAL, refuse, type System } from "../runtime/index.ts";
+import { EINVAL, IdAllocator, refuse, type System } from "../runtime/index.ts";
 import { Mm } from "./mm.ts";
 
 /** What user addresses have, in bits. */
@@ -17,6 +17,9 @@ export interface CpuOptions {
   readonly sharesTables?: boolean;
 }
 
+/** A TLB that the CPU's TLB maintenance reaches: what it has under `asid` of `size` bytes from `start` on goes, at once. */
+export type TlbInvalidation = (asid: number, start: number, size: number) => void;
+
 /** The machine's CPU, as far as devices can share something with it: the form of its page tables, and whose they are. */
 export class Cpu {
   readonly system: System;
@@ -25,6 +28,8 @@ export class Cpu {
   readonly format: LpaeFormat;
   readonly asidBits: 8 | 16;
   readonly sharesTables: boolean;
+  private readonly asids: IdAllocator;
+  private readonly tlbs = new Set<TlbInvalidation>();
   private readonly mms = new Map<AddressSpace, Mm>();
 
   constructor(system: System, memory: PhysicalMemory, options: CpuOptions = {}) {
@@ -32,6 +37,7 @@ export class Cpu {
     this.system = system;
     this.memory = memory;
     this.asidBits = asidBits;
+    this.asids = new IdAllocator(1, 2 ** asidBits - 1);
     this.sharesTables = sharesTables;
     this.format = lpae({ stage: 1, granule: PAGE_SIZE, inputBits: VIRTUAL_BITS, outputBits: physicalBits });
   }
@@ -46,5 +52,25 @@ export class Cpu {
       this.mms.set(space, mm);
     }
     return mm;
+  }
+
+  /** TLB maintenance is broadcast to `tlb` from now on. */
+  broadcastTo(tlb: TlbInvalidation): void {
+    this.tlbs.add(tlb);
+  }
+
+  /** The CPU's own TLB has nothing of it, and no other that hears of it. */
+  invalidateTlb(asid: number, start: number, size: number): void {
+    for (const tlb of this.tlbs) tlb(asid, start, size);
+  }
+
+  /** @internal An ASID for an mm that keeps it; 0 if none is left. */
+  takeAsid(): number {
+    return this.asids.allocate() ?? 0;
+  }
+
+  /** @internal */
+  giveAsid(asid: number): void {
+    this.asids.free(asid);
   }
 }

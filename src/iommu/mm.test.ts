@@ -137,6 +137,46 @@ describe("the table of a process", () => {
   });
 });
 
+describe("the CPU's ASID of a process", () => {
+  test("stays while it is pinned, and then may be another's", () => {
+    const { system, memory, cpu, process, mm } = setUp();
+    const other = cpu.mmOf(new LibraryProcess(system, memory).memory);
+    expect([mm.pinAsid(), other.pinAsid(), mm.pinAsid()]).toEqual([1, 2, 1]);
+    mm.unpinAsid();
+    expect(mm.pinAsid()).toBe(1);
+    mm.unpinAsid();
+    mm.unpinAsid();
+    expect(cpu.mmOf(new LibraryProcess(system, memory).memory).pinAsid()).toBe(1);
+    process.exit();
+    expect(mm.pinAsid()).toBe(0);
+  });
+
+  test("cannot be had once all are pinned", () => {
+    const { system, memory } = setUp();
+    const cpu = new Cpu(system, memory, { asidBits: 8 });
+    const pin = (): number => cpu.mmOf(new LibraryProcess(system, memory).memory).pinAsid();
+    expect(Array.from({ length: 255 }, pin).at(-1)).toBe(255);
+    expect(pin()).toBe(0);
+  });
+
+  test("is what TLBs hear of that the CPU's maintenance reaches, as long as it is pinned, and before the users", () => {
+    const world = setUp();
+    const { cpu, process, mm, told } = world;
+    const heard: (readonly number[])[] = [];
+    cpu.broadcastTo((...invalidation) => heard.push([...invalidation, told.length]));
+    const address = process.memory.map(2);
+    fault(world, mm, address);
+    process.memory.discard(address, 1);
+    expect(heard).toEqual([]);
+    mm.pinAsid();
+    fault(world, mm, address + PAGE_SIZE);
+    process.memory.unmap(address, 2);
+    expect(heard).toEqual([[1, address + PAGE_SIZE, PAGE_SIZE, 1]]);
+    process.exit();
+    expect(heard.at(-1)).toEqual([1, 0, 2 ** 48, 3]);
+  });
+});
+
 describe("a fault in a range that is being changed", () => {
   test("waits until the change is over, and sees what came of it", () => {
     const { system, process, mm } = setUp();

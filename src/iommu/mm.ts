@@ -20,7 +20,7 @@
  * Lock order: none. Whatever changes the table runs through in one go; only the wait for a change to end can block.
  */
 import { type AddressSpace, type MmNotifier, PAGE_EXECUTE, PAGE_READ, PAGE_SIZE, PAGE_WRITE } from "../memory/index.ts";
-import { PageTable, PROT_CACHE, PROT_NOEXEC, PROT_READ, PROT_WRITE } from "../pagetable/index.ts";
+import { type LpaeFormat, PageTable, PROT_CACHE, PROT_NOEXEC, PROT_READ, PROT_WRITE } from "../pagetable/index.ts";
 import {
   EFAULT,
   type Holder,
@@ -65,6 +65,8 @@ export class Mm implements MmNotifier {
   private readonly changes: WaitQueue;
   private readonly freed: (() => void)[] = [];
   private gone = false;
+  private asid = 0;
+  private asidPins = 0;
 
   /** Refusal ENOMEM. Made by {@link Cpu.mmOf}: one for each address space. */
   constructor(cpu: Cpu, space: AddressSpace) {
@@ -80,6 +82,15 @@ export class Mm implements MmNotifier {
 
   get label(): string {
     return `the memory of ${this.space.label}`;
+  }
+
+  /** Physical address of the root table, and the form of all of them. */
+  get root(): number {
+    return this.table.root;
+  }
+
+  get format(): LpaeFormat {
+    return this.cpu.format;
   }
 
   /** The process is gone. */
@@ -108,6 +119,20 @@ export class Mm implements MmNotifier {
     this.freed.push(tell);
   }
 
+  /** The CPU's ASID of it, which stays until {@link unpinAsid}; 0 if the process is gone, or no ASID is left. */
+  pinAsid(): number {
+    if (this.asidPins === 0) this.asid = this.gone ? 0 : this.cpu.takeAsid();
+    if (this.asid > 0) this.asidPins++;
+    return this.asid;
+  }
+
+  /** The mirror image. What has translations under the ASID must have forgotten them. */
+  unpinAsid(): void {
+    if (--this.asidPins > 0) return;
+    this.cpu.giveAsid(this.asid);
+    this.asid = 0;
+  }
+
   /** What it returns ends that. Not after the {@link released} of the process. */
   use(user: MmUser): () => void {
     this.users.add(user);
@@ -119,7 +144,7 @@ export class Mm implements MmNotifier {
    * there is no such page, it does not give the rights, or the process is gone; ENOMEM.
    */
   *handleFault(address: bigint, rights: number): Task<void> {
-    if (address >= BigInt(this.table.format.inputEnd)) {
+    if (address >= BigInt(this.format.inputEnd)) {
       refuse(EFAULT, () => `0x${address.toString(16)} is no user address of ${this.space.label}`);
     }
     const page = Math.floor(numberOf(address) / PAGE_SIZE);
@@ -146,7 +171,8 @@ export class Mm implements MmNotifier {
 
   /** Lets the users forget all that they have of the table, which stays as it is. */
   invalidateAll(): void {
-    const everything = { start: 0, end: this.table.format.inputEnd, leafSize: 0, tables: true };
+    if (this.asid > 0) this.cpu.invalidateTlb(this.asid, 0, this.format.inputEnd);
+    const everything = { start: 0, end: this.format.inputEnd, leafSize: 0, tables: true };
     for (const user of this.users) user.invalidate(everything);
   }
 
@@ -157,6 +183,7 @@ export class Mm implements MmNotifier {
     if (first === undefined) return;
     const { gather, last } = this.takeOut(first, end);
     const gone = { start: first, end: last, leafSize: gather.leafSize, tables: gather.freedTables.length > 0 };
+    if (this.asid > 0) this.cpu.invalidateTlb(this.asid, first, last - first);
     for (const user of this.users) user.invalidate(gone);
     for (const pfn of gather.freedTables) this.cpu.memory.free(pfn);
   }
@@ -186,10 +213,11 @@ export class Mm implements MmNotifier {
     this.gone = true;
     for (const user of this.users) user.release();
     this.users.clear();
+    if (this.asid > 0) this.cpu.invalidateTlb(this.asid, 0, this.format.inputEnd);
     const { table } = this;
-    const first = table.nextMapped(0, table.format.inputEnd);
+    const first = table.nextMapped(0, this.format.inputEnd);
     if (first !== undefined) {
-      const { gather } = this.takeOut(first, table.format.inputEnd);
+      const { gather } = this.takeOut(first, this.format.inputEnd);
       for (const pfn of gather.freedTables) this.cpu.memory.free(pfn);
     }
     this.changes.wake();

@@ -43,6 +43,7 @@ describe("a machine file", () => {
             stage2: true,
             rangeInvalidation: true,
             dirtyTracking: false,
+            broadcastTlb: false,
             twoLevelStreamTable: true,
             coherent: true,
             granules: [4096, 16384, 65536],

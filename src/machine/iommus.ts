@@ -3,6 +3,7 @@ import { SmmuV3Driver, type SmmuV3Instance } from "../drivers/smmuv3/index.ts";
 import { VirtioIommuDriver, type VirtioIommuInstance } from "../drivers/virtio-iommu/index.ts";
 import { SmmuV3, smmuFeatures } from "../hardware/smmuv3/index.ts";
 import { VirtioIommu, virtioIommuConfig } from "../hardware/virtio-iommu/index.ts";
+import type { Cpu } from "../iommu/index.ts";
 import type { PhysicalMemory } from "../memory/index.ts";
 import type { RequesterId } from "../pci/index.ts";
 import type { System, Task } from "../runtime/index.ts";
@@ -38,6 +39,8 @@ interface MachineVirtioIommu {
 }
 
 interface IommuMakerOptions {
+  /** Its TLB maintenance is broadcast. */
+  readonly cpu: Cpu;
   /** Where writes become interrupts before they reach an IOMMU. */
   readonly doorbell: { readonly start: bigint; readonly last: bigint };
   readonly onFault: (fault: MachineFault) => void;
@@ -74,6 +77,7 @@ export class IommuMaker {
       interrupt: (line) => driver.handleInterrupt(instance!, line),
     });
     hardware.onFault = options.onFault;
+    options.cpu.broadcastTo((asid, start, size) => hardware.hearTlbInvalidation(asid, start, size));
     const probed = yield* driver.probe(hardware, {
       name: `smmu3.0x${base.toString(16).padStart(16, "0")}`,
       msiRegion: options.doorbell,

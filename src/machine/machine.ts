@@ -90,10 +90,12 @@ export class Machine {
       defaultDomain: description.defaultDomain,
       configureDma: (device) => this.readFirmware(device),
     });
-    this.sva = new Sva(this.system, new Cpu(this.system, this.memory));
+    const cpu = new Cpu(this.system, this.memory);
+    this.sva = new Sva(this.system, cpu);
     this.router = new DmaRouter(this.memory);
     this.pci = new PciHost(this.system, { target: this.router, interrupts: new MsiController(DOORBELL) });
     this.maker = new IommuMaker(this.system, this.memory, {
+      cpu,
       doorbell: DOORBELL,
       onFault: (fault) => this.onFault?.(fault),
     });

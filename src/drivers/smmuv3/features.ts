@@ -31,6 +31,8 @@ export interface Features {
   /** Stage 2 may force write-back memory types. */
   readonly forcedWriteBack: boolean;
   readonly rangeInvalidation: boolean;
+  /** TLB maintenance that CPUs broadcast reaches the SMMU. */
+  readonly broadcastTlb: boolean;
   /** Hardware sets access flags and dirty states. */
   readonly dirtyState: boolean;
   /** Width of physical addresses. */
@@ -84,6 +86,7 @@ export function readFeatures(registers: RegisterBlock, name: string): Features {
     attributesOverride: flag(1, 27),
     forcedWriteBack: flag(3, 8),
     rangeInvalidation: flag(3, 10),
+    broadcastTlb: flag(0, 5),
     dirtyState: field(0, 6, 2) >= 2,
     outputBits: outputWidths[field(5, 0, 3)] ?? 48,
     largeInput: field(5, 10, 2) === 1,

@@ -41,7 +41,7 @@ export function* resetSmmu(instance: SmmuV3Instance): Task<void> {
   let enabled = 0;
   yield* writeControl(instance, enabled);
   registers.write32(CR1, CR1_COHERENT);
-  registers.write32(CR2, CR2_PTM | CR2_RECINVSID);
+  registers.write32(CR2, (features.broadcastTlb ? 0 : CR2_PTM) | CR2_RECINVSID);
   streamTable.program(registers);
 
   commands.program();

@@ -43,6 +43,8 @@ export interface Features {
   readonly hierarchicalAttributeDisable: boolean;
   readonly stage2ForceWriteBack: boolean;
   readonly rangeInvalidation: boolean;
+  /** TLB maintenance that CPUs broadcast reaches the SMMU (BTM). */
+  readonly broadcastTlb: boolean;
   /** Bits of an output (physical) address. */
   readonly outputBits: number;
   readonly granule4K: boolean;
@@ -112,6 +114,7 @@ export function decodeFeatures({ idr0, idr1, idr3, idr5 }: IdRegisters): Feature
     hierarchicalAttributeDisable: bit(idr3, 2),
     stage2ForceWriteBack: bit(idr3, 8),
     rangeInvalidation: bit(idr3, 10),
+    broadcastTlb: bit(idr0, 5),
     outputBits: ADDRESS_SIZES[field(idr5, 0, 3)] ?? 48,
     granule4K: bit(idr5, 4),
     granule16K: bit(idr5, 5),
@@ -141,6 +144,8 @@ export interface FeatureChoices {
   readonly coherent?: boolean;
   readonly hypervisor?: boolean;
   readonly rangeInvalidation?: boolean;
+  /** The SMMU hears the TLB maintenance that CPUs broadcast (BTM); not unless asked for. */
+  readonly broadcastTlb?: boolean;
   /** The SMMU keeps access flags and dirty states of leaves itself (HTTU); not unless asked for. */
   readonly dirtyTracking?: boolean;
   readonly stage2ForceWriteBack?: boolean;
@@ -169,6 +174,7 @@ export function smmuFeatures(choices: FeatureChoices = {}): IdRegisters {
     flag(choices.stage1 ?? true, 1) +
     flag(true, 3) + // AArch64 tables
     flag(choices.coherent ?? true, 4) +
+    flag(choices.broadcastTlb ?? false, 5) +
     flag(choices.dirtyTracking ?? false, 7) +
     flag(choices.hypervisor ?? true, 9) +
     flag((choices.asidBits ?? 16) === 16, 12) +

@@ -56,6 +56,7 @@ export const CR0_PRIQEN = 2;
 export const CR0_EVENTQEN = 4;
 export const CR0_CMDQEN = 8;
 export const CR2_RECINVSID = 2;
+export const CR2_PTM = 4;
 export const GBPA_ABORT = 1 << 20;
 export const GBPA_UPDATE = 0x80000000;
 export const IRQ_GERROR = 1;

@@ -14,6 +14,8 @@ import {
   CR0,
   CR0_SMMUEN,
   CR0ACK,
+  CR2,
+  CR2_PTM,
   EVENTQ_CONS,
   GBPA,
   GBPA_UPDATE,
@@ -23,6 +25,7 @@ import {
   Registers,
 } from "./registers.ts";
 import { type StallOutcome, Stalls } from "./stalls.ts";
+import { REGIME_EL1 } from "./ste.ts";
 import { Translator } from "./translate.ts";
 
 export interface SmmuOptions extends Partial<IdRegisters> {
@@ -113,6 +116,19 @@ export class SmmuV3 implements RegisterBlock, DmaTarget {
   /** Translations kept, and transactions stalled: for inspection. */
   get occupancy(): { readonly stage1: number; readonly stage2: number; readonly stalled: number } {
     return { stage1: this.translator.tlb.size, stage2: this.translator.stage2.tlb.size, stalled: this.stalls.size };
+  }
+
+  /**
+   * A CPU invalidates its translations of an ASID, in `size` bytes from `start` on, and broadcasts that: the SMMU's of the same
+   * ASID go, too, if it hears it (IDR0.BTM) and was not told to keep its TLB to itself (CR2.PTM, §3.17). Those of private
+   * ASIDs (CD.ASET) may go with them. Only stage 1 of no virtual machine is meant.
+   */
+  hearTlbInvalidation(asid: number, start: number, size: number): void {
+    const { features } = this.registers;
+    if (!features.broadcastTlb || (this.registers.get(CR2) & CR2_PTM) !== 0) return;
+    const selection = { regime: REGIME_EL1, vmid: 0, asid };
+    const [high, low] = [Math.floor(start / 2 ** 32), start | 0];
+    this.translator.tlb.invalidateRange(selection, { high, low, count: Math.ceil(size / 4096), granuleLog2: 12 });
   }
 
   // Registers

@@ -198,6 +198,7 @@ function resolveSmmuFeatures(given: FeaturesInput, path: Path, report: Report): 
     stage2: true,
     rangeInvalidation: true,
     dirtyTracking: false,
+    broadcastTlb: false,
     twoLevelStreamTable: true,
     coherent: true,
     outputBits: 48,

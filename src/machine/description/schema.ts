@@ -108,6 +108,10 @@ export const machineSchema = {
               stage2: { description: "Stage 2: VMIDs (IDR0.S2P).", type: "boolean" },
               rangeInvalidation: { description: "One command invalidates a range (IDR3.RIL).", type: "boolean" },
               dirtyTracking: { description: "Hardware marks what devices wrote to (IDR0.HTTU).", type: "boolean" },
+              broadcastTlb: {
+                description: "TLB maintenance that the CPU broadcasts reaches it (IDR0.BTM).",
+                type: "boolean",
+              },
               twoLevelStreamTable: {
                 description: "The stream table may have two levels (IDR0.ST_LVL).",
                 type: "boolean",

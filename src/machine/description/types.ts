@@ -59,6 +59,8 @@ export interface SmmuFeatureDescription {
   readonly stage2: boolean;
   readonly rangeInvalidation: boolean;
   readonly dirtyTracking: boolean;
+  /** It hears the TLB maintenance of the CPU. */
+  readonly broadcastTlb: boolean;
   readonly twoLevelStreamTable: boolean;
   readonly coherent: boolean;
   /** In bytes, ascending. */
