@@ -103,14 +103,13 @@ export class Machine {
     const device = (member: PciFunction) => this.deviceOf.get(member);
     this.vfio = new VfioPciDriver(this.system, { device });
     this.eduDriver = new EduKernelDriver(this.system, { device });
-    this.pci.drivers.kernelDma = {
-      begin: (member) => useDefaultDomain(device(member)!),
-      end: (member) => unuseDefaultDomain(device(member)!),
-    };
-    this.pci.resetWatch = {
-      prepare: (member) => prepareReset(device(member)!),
-      done: (member) => finishReset(device(member)!),
-    };
+    const ifKnown = (act: (device: Device) => Task<void>) =>
+      function* (member: PciFunction): Task<void> {
+        const known = device(member);
+        if (known !== undefined) yield* act(known);
+      };
+    this.pci.drivers.kernelDma = { begin: ifKnown(useDefaultDomain), end: ifKnown(unuseDefaultDomain) };
+    this.pci.resetWatch = { prepare: ifKnown(prepareReset), done: ifKnown(finishReset) };
     const failureFiles = new FailureFiles(this.system);
     this.files = new MachineFiles([
       () => this.characterDevices(),
