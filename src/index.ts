@@ -18,5 +18,6 @@ export * as memory from "./memory/index.ts";
 export * as pagetable from "./pagetable/index.ts";
 export * as pci from "./pci/index.ts";
 export * as runtime from "./runtime/index.ts";
+export * as uacce from "./uacce/index.ts";
 export * as uapi from "./uapi/index.ts";
 export * as vfio from "./vfio/index.ts";

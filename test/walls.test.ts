@@ -12,7 +12,8 @@ const allowed: Record<string, readonly string[]> = {
   pagetable: ["runtime", "memory"],
   pci: ["runtime", "memory"],
   iommu: ["runtime", "memory", "pagetable", "pci"],
-  "drivers/smmuv3": ["runtime", "memory", "pagetable", "pci", "iommu"],
+  pasidtable: ["runtime", "memory", "pagetable"],
+  "drivers/smmuv3": ["runtime", "memory", "pagetable", "pci", "iommu", "pasidtable"],
   "drivers/mock": ["runtime", "memory", "pagetable", "iommu"],
   "drivers/virtio-iommu": ["runtime", "memory", "pci", "iommu"],
   "hardware/smmuv3": ["runtime", "memory", "pagetable", "pci"],
@@ -21,6 +22,7 @@ const allowed: Record<string, readonly string[]> = {
   uapi: ["runtime", "memory"],
   iommufd: ["runtime", "memory", "pagetable", "iommu", "uapi"],
   vfio: ["runtime", "memory", "pci", "iommu", "iommufd", "uapi"],
+  uacce: ["runtime", "memory", "pci", "iommu", "uapi"],
   selftest: ["runtime", "memory", "iommu", "drivers/mock", "uapi", "iommufd"],
   machine: [
     "runtime",
@@ -38,10 +40,11 @@ const allowed: Record<string, readonly string[]> = {
     "iommufd",
     "selftest",
     "vfio",
+    "uacce",
   ],
   inspect: ["runtime", "memory", "pagetable", "pci", "iommu", "uapi", "iommufd", "vfio", "machine"],
   host: ["runtime", "memory", "uapi", "machine"],
-  cli: ["runtime", "memory", "uapi", "machine", "inspect", "host", "hardware/smmuv3"],
+  cli: ["runtime", "memory", "uapi", "machine", "iommu", "drivers/smmuv3", "inspect", "host", "hardware/smmuv3"],
 };
 const nodeRooms = new Set(["host", "cli"]);
 

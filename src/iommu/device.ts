@@ -1,5 +1,5 @@
 // Runs in a browser.
-import { EXTENDED_ATS, EXTENDED_PASID, type PciFunction } from "../pci/index.ts";
+import { EXTENDED_ATS, EXTENDED_PASID, EXTENDED_PRI, type PciFunction, physicalFunctionOf } from "../pci/index.ts";
 import type { DefaultDomainWish, IommuInstance, ReservedRegion } from "./driver.ts";
 import type { DeviceFaults } from "./faults.ts";
 import type { Group } from "./group.ts";
@@ -94,6 +94,11 @@ export class Device {
   get pasids(): number {
     const bits = this.pasidBits;
     return bits === 0 && this.firmware?.pasidBits !== 0 ? 0 : 2 ** bits;
+  }
+
+  /** Its page requests go through an interface that is not its own alone: the one that its physical function has for all. */
+  get sharesPageRequests(): boolean {
+    return this.pci !== undefined && physicalFunctionOf(this.pci)?.extendedCapability(EXTENDED_PRI) !== undefined;
   }
 
   /** It can ask its IOMMU for translations and keep them (ATS), and is trusted to. */

@@ -94,6 +94,7 @@ export class IGroup {
       } else {
         const handle = handleOf(device, hwpt);
         try {
+          refuseSharedFaults(device, hwpt);
           this.checkPasids(pasid, hwpt);
           if (pasid === NO_PASID) yield* this.group.attach(hwpt.domain, handle);
           else yield* attachPasid(this.group, hwpt.domain, pasid, handle);
@@ -129,6 +130,7 @@ export class IGroup {
       const handle = handleOf(device, hwpt);
       try {
         if (moves) for (const member of attachment.devices.keys()) reserveRegions(member, spaceOf(hwpt));
+        refuseSharedFaults(device, hwpt);
         this.checkPasids(pasid, hwpt);
         if (pasid === NO_PASID) yield* this.group.replace(hwpt.domain, handle);
         else yield* replacePasid(this.group, hwpt.domain, pasid, handle);
@@ -204,6 +206,15 @@ function spaceOf(hwpt: Hwpt): IovaSpace {
 
 function handleOf(device: IommufdDevice, hwpt: Hwpt): AttachHandle {
   return { label: hwpt.label, device, hwpt, domain: hwpt.domain };
+}
+
+/** An answer that a virtual function's user got wrong would stop the page requests of all the others: EINVAL. */
+function refuseSharedFaults({ label, device }: IommufdDevice, hwpt: Hwpt): void {
+  if (hwpt.faultQueue === undefined || !device.sharesPageRequests) return;
+  refuse(
+    EINVAL,
+    () => `${label} shares its page requests with other functions: ${hwpt.label} cannot have their faults`,
+  );
 }
 
 /** No page request comes by the attachment any more: those that are not answered are (invariant 24). */

@@ -28,6 +28,20 @@ describe("a fault queue", () => {
     expect(words(world.readFile(fd, 40))).toEqual([2, 2, 0, 7, 3, 0, 0xabc007, 0, 0, 1]);
   });
 
+  it("is not for virtual functions that share their page requests: the HWPT is refused, with it the attach", () => {
+    const { world } = faulting();
+    const nested = world.bound.hwpt()!;
+    const virtual = world.bind(world.device("vf"));
+    Object.defineProperty(virtual.device, "sharesPageRequests", { value: true });
+    const reserved = (): unknown => nested.paging.ioas.space.describe();
+    const before = reserved();
+    expect(world.errnoOf(virtual.attach(nested.id))).toBe("EINVAL");
+    expect(reserved()).toEqual(before);
+    expect(world.errnoOf(virtual.attach(world.nest()))).toBe("");
+    expect(world.errnoOf(virtual.replace(nested.id))).toBe("EINVAL");
+    expect(reserved()).toEqual(before);
+  });
+
   it("is read in whole groups, first in first out, whatever is asked for above that", () => {
     const { world, fd } = faulting();
     expect(groups(world.readFile(fd, 400))).toEqual([]);

@@ -13,7 +13,7 @@ import {
   presets,
   summarizeMachine,
   writeMachine,
-} from "./description.ts";
+} from "./index.ts";
 
 async function mistakes(text: string): Promise<string> {
   try {
@@ -55,6 +55,7 @@ describe("a machine file", () => {
           },
         },
       ],
+      bridges: [],
       devices: [
         {
           model: "edu",
@@ -195,12 +196,20 @@ describe("a mistake is told with file, line and column, and with what would be r
     [
       "a missing key",
       "devices:\n  - address: 00:01.0",
-      lab(2, 5, 'devices[0] has no "model"; it must be one of the known models: edu, copy-engine'),
+      lab(
+        2,
+        5,
+        'devices[0] has no "model"; it must be one of the known models: edu, copy-engine, root-port, upstream-port, downstream-port, pcie-to-pci-bridge, pci-bridge',
+      ),
     ],
     [
       "an unknown model",
       "devices:\n  - model: e1000",
-      lab(2, 12, 'devices[0].model is "e1000"; it must be one of the known models: edu, copy-engine'),
+      lab(
+        2,
+        12,
+        'devices[0].model is "e1000"; it must be one of the known models: edu, copy-engine, root-port, upstream-port, downstream-port, pcie-to-pci-bridge, pci-bridge',
+      ),
     ],
     [
       "a feature of another kind of IOMMU",
@@ -225,7 +234,7 @@ describe("a mistake is told with file, line and column, and with what would be r
     [
       "a wrong driver",
       "devices: [{ model: edu, driver: vfio }]",
-      lab(1, 33, 'devices[0].driver is "vfio"; it must be one of vfio-pci, edu, none'),
+      lab(1, 33, 'devices[0].driver is "vfio"; it must be one of vfio-pci, uacce, edu, none'),
     ],
     [
       "a size without its unit",
@@ -381,7 +390,11 @@ describe("a mistake is told with file, line and column, and with what would be r
     [
       "another bus",
       "devices: [{ model: edu, address: '01:00.0' }]",
-      lab(1, 34, 'devices[0].address is "01:00.0"; the only bus is the root bus, 00'),
+      lab(
+        1,
+        34,
+        'devices[0].address is "01:00.0"; it is on the root bus, 00; what is elsewhere says "behind" which bridge',
+      ),
     ],
     [
       "another segment",
@@ -445,6 +458,14 @@ describe("a mistake is told with file, line and column, and with what would be r
       ].join("\n"),
     ],
     [
+      "uacce on what is no accelerator, and without PASIDs",
+      "iommus: [{ kind: virtio-iommu }]\ndevices:\n  - { model: edu, driver: uacce }\n  - { model: copy-engine, driver: uacce }",
+      [
+        "lab.yaml:3:27: devices[0]: uacce cannot be bound, since it drives a copy-engine, and this is edu; none is right",
+        "lab.yaml:4:35: devices[1]: uacce cannot be bound, since viommu0 has no PASIDs; none is right",
+      ].join("\n"),
+    ],
+    [
       "page requests without ATS",
       "devices: [{ model: edu, capabilities: { pri: true } }]",
       lab(1, 46, 'devices[0].capabilities.pri is true, but page requests need ats; add "ats: true"'),
@@ -484,7 +505,7 @@ describe("a mistake is told with file, line and column, and with what would be r
       [
         'lab.yaml:1:1: unknown key "nane" in the machine; did you mean "name"?',
         'lab.yaml:3:9: memory.size is "big"; it must be a size such as 64KiB, 1GiB or 0x40000000',
-        'lab.yaml:5:12: devices[0].model is "edoo"; it must be one of the known models: edu, copy-engine',
+        'lab.yaml:5:12: devices[0].model is "edoo"; it must be one of the known models: edu, copy-engine, root-port, upstream-port, downstream-port, pcie-to-pci-bridge, pci-bridge',
         'lab.yaml:6:5: unknown key "adress" in devices[0]; did you mean "address"?',
       ].join("\n"),
     );
@@ -524,7 +545,7 @@ test("a virtio IOMMU has defaults of its own, and vfio-pci is bound behind it", 
 
 describe("the presets", () => {
   test("are good machines, in this order, and every one of them is a file that says the same", async () => {
-    expect(Object.keys(presets)).toEqual(["default", "two-edu", "empty", "nested", "virtio"]);
+    expect(Object.keys(presets)).toEqual(["default", "two-edu", "empty", "nested", "switch", "sva", "virtio"]);
     for (const input of presetInputs) {
       expect(await parseMachine(writeMachine(input), "any.yaml")).toEqual(presets[input.name]);
     }
@@ -538,9 +559,9 @@ describe("the presets", () => {
       about: One SMMUv3, two edu devices in groups of their own, and one with two functions that share a group.
       iommus:  # The IOMMUs. One SMMUv3 called smmu0, if absent; [] for none.
         - kind: smmuv3  # What it is.
-      devices:  # The devices on the root bus, 0000:00.
+      devices:  # The PCI devices and bridges: on the root bus, 0000:00, or behind a bridge.
         - model: edu  # What it is.
-          address: 00:01.0  # Where it sits: 00:01.0. The lowest free place from 00:01.0 on, if absent.
+          address: 00:01.0  # Where it sits: 00:01.0. The lowest free place on its bus, if absent.
         - model: edu
           address: 00:02.0
         - model: edu
@@ -565,13 +586,16 @@ describe("the presets", () => {
 
       pci 0000:00
       ├─ 00:01.0  edu    group 0  /dev/vfio/devices/vfio0  behind smmu0
-      │           alone in its group: one function; 28-bit DMA addresses
+      │           alone in its group; 28-bit DMA addresses
       ├─ 00:02.0  edu    group 1  /dev/vfio/devices/vfio1  behind smmu0
-      │           alone in its group: one function; 28-bit DMA addresses
+      │           alone in its group; 28-bit DMA addresses
       ├─ 00:03.0  edu    group 2  /dev/vfio/devices/vfio2  behind smmu0
-      │           shares its group with 00:03.1 (no ACS); 28-bit DMA addresses
+      │           shares its group with 00:03.1; 28-bit DMA addresses
       └─ 00:03.1  edu    group 2  /dev/vfio/devices/vfio3  behind smmu0
-                  shares its group with 00:03.0 (no ACS); 28-bit DMA addresses
+                  shares its group with 00:03.0; 28-bit DMA addresses
+
+      group 2  00:03.0 and 00:03.1 share a group: functions of one device, neither
+               has ACS
       "
     `);
   });

@@ -14,11 +14,10 @@ import type { MachineDescription } from "./description/types.ts";
 export { defineMachine } from "./description/define.ts";
 export { MachineError, type MachineProblem } from "./description/error.ts";
 export { nearest } from "./description/nearest.ts";
-export { describeMachine, summarizeMachine } from "./description/picture.ts";
 export { presetInputs, presets } from "./description/presets.ts";
 export { type MachineInput, machineSchema } from "./description/schema.ts";
 export type * from "./description/types.ts";
-export { pciAddress } from "./description/types.ts";
+export { isBridgeModel, pciAddress } from "./description/types.ts";
 export { writeMachine } from "./description/write.ts";
 
 /** Reads a machine file. Throws {@link MachineError}, which names every mistake as `file:line:column: …`. */

@@ -27,6 +27,15 @@ export class MachineFiles implements FileTree {
     return () => this.listeners.delete(listener);
   }
 
+  /** The content of one node may have changed. */
+  touch(path: string): void {
+    const node = this.current.get(path);
+    const text = node === undefined ? undefined : describeNode(node);
+    if (text === undefined || this.told.get(path) === text) return;
+    this.told.set(path, text);
+    for (const listener of this.listeners) listener(path);
+  }
+
   /** Something may have changed: looks, and tells. */
   refresh(): void {
     const before = this.told;

@@ -22,11 +22,12 @@ import {
 } from "../iommu/index.ts";
 import { IommufdContext } from "../iommufd/index.ts";
 import { CHUNK_SIZE, type FileNode, PhysicalMemory } from "../memory/index.ts";
-import { devicePath, MsiController, type PciFunction, PciHost, pciNodes } from "../pci/index.ts";
-import { assert, type Clock, System, type Task } from "../runtime/index.ts";
+import { devicePath, dmaAliases, MsiController, type PciFunction, PciHost, pciNodes } from "../pci/index.ts";
+import { type Clock, ENODEV, Refusal, System, type Task } from "../runtime/index.ts";
 import { testInterface } from "../selftest/index.ts";
+import { UacceDriver, uacceNodes, uaccePath } from "../uacce/index.ts";
 import { VfioPciDriver, vfioNodes } from "../vfio/index.ts";
-import type { DeviceDescription, IommuDescription, MachineDescription } from "./description.ts";
+import type { FunctionDescription, IommuDescription, MachineDescription } from "./description.ts";
 import { DmaRouter } from "./dma-router.ts";
 import { FailureFiles } from "./failure-files.ts";
 import { MachineFiles } from "./files.ts";
@@ -66,6 +67,7 @@ export class Machine {
   readonly sva: Sva;
   readonly pci: PciHost;
   readonly vfio: VfioPciDriver;
+  readonly uacce: UacceDriver;
   readonly files: MachineFiles;
   /** Where mock devices come and go, if the machine has any. */
   readonly mockBus: MockBus | undefined;
@@ -75,7 +77,9 @@ export class Machine {
   private readonly maker: IommuMaker;
   private readonly router: DmaRouter;
   private readonly iommuByName = new Map<string, MachineIommu>();
-  private readonly deviceOf = new Map<PciFunction, Device>();
+  private readonly described = new Map<PciFunction, FunctionDescription>();
+  private readonly deviceByFunction = new Map<PciFunction, Device>();
+  private readonly unserved = new Map<Device, string>();
   /** What firmware tables would say of each device's way to an IOMMU. */
   private readonly firmware = new Map<Device, FirmwareSpec>();
 
@@ -100,8 +104,14 @@ export class Machine {
       onFault: (fault) => this.onFault?.(fault),
     });
     if (options.mock) this.mockBus = new MockBus(this.core, new MockDriver(this.system, this.memory));
-    const device = (member: PciFunction) => this.deviceOf.get(member);
+    const device = (member: PciFunction) => this.deviceOf(member);
     this.vfio = new VfioPciDriver(this.system, { device });
+    this.uacce = new UacceDriver(this.system, {
+      memory: this.memory,
+      device,
+      sva: this.sva,
+      onChange: (changed) => this.files.touch(`${uaccePath(changed)}/available_instances`),
+    });
     this.eduDriver = new EduKernelDriver(this.system, { device });
     const ifKnown = (act: (device: Device) => Task<void>) =>
       function* (member: PciFunction): Task<void> {
@@ -117,6 +127,7 @@ export class Machine {
       () => pciNodes(this.pci),
       () => groupNodes(this.core, (device) => this.pathOf(device)),
       () => vfioNodes(this.vfio),
+      () => uacceNodes(this.uacce),
     ]);
   }
 
@@ -127,17 +138,32 @@ export class Machine {
 
   /** Devices that the core knows, in the order in which they were probed. */
   get devices(): readonly Device[] {
-    return [...this.deviceOf.values()];
+    return [...this.deviceByFunction.values()];
+  }
+
+  /** What the description says of a function. */
+  descriptionOf(member: PciFunction): FunctionDescription {
+    return this.described.get(member)!;
+  }
+
+  /** The same function, as the core knows it. */
+  deviceOf(member: PciFunction): Device | undefined {
+    return this.deviceByFunction.get(member);
+  }
+
+  /** Why a device is behind no IOMMU although the firmware names one for it. */
+  whyUnserved(device: Device): string | undefined {
+    return this.unserved.get(device);
   }
 
   *powerUp(): Task<void> {
-    for (const device of this.description.devices) this.plug(device);
+    for (const bridge of this.description.bridges) this.pci.addBus(bridge.buses.first, this.install(bridge));
+    for (const device of this.description.devices) this.install(device);
     this.pci.enumerate();
-    this.pci.drivers.register(this.vfio);
-    this.pci.drivers.register(this.eduDriver);
+    for (const driver of [this.vfio, this.uacce, this.eduDriver]) this.pci.drivers.register(driver);
     for (const iommu of this.description.iommus) yield* this.startIommu(iommu);
     if (this.mockBus !== undefined) yield* this.core.register(this.mockBus.driver.instance);
-    for (const device of this.description.devices) yield* this.startDevice(device);
+    for (const member of this.pci.scanOrder) yield* this.start(member);
     this.core.waitsForDrivers = false;
     this.pci.drivers.listen(() => this.files.refresh());
     this.files.refresh();
@@ -147,9 +173,9 @@ export class Machine {
   *powerDown(): Task<void> {
     for (const member of [...this.pci.functions].reverse()) {
       yield* this.pci.drivers.unbind(member);
-      const device = this.deviceOf.get(member);
+      const device = this.deviceByFunction.get(member);
       if (device?.iommu !== undefined) yield* this.core.release(device);
-      this.deviceOf.delete(member);
+      this.deviceByFunction.delete(member);
     }
     this.firmware.clear();
     if (this.mockBus !== undefined) yield* this.core.unregister(this.mockBus.driver.instance);
@@ -161,54 +187,63 @@ export class Machine {
     this.files.refresh();
   }
 
-  private plug(description: DeviceDescription): void {
+  /** Puts a function into its place. */
+  private install(description: FunctionDescription): PciFunction {
     const { bus, device, function: number } = description.address;
-    assert(bus === 0, () => `there is no way to bus ${bus}`);
-    this.pci.root.add(makeFunction(this.system, description), device, number);
+    const member = makeFunction(this.system, description);
+    this.pci.buses.find((one) => one.number === bus)!.add(member, device, number);
+    this.described.set(member, description);
+    return member;
   }
 
   private *startIommu(description: IommuDescription): Task<void> {
-    const behind = this.description.devices.filter(({ iommu }) => iommu === description.name);
-    const requesters = behind.map((device) => this.memberAt(device).requesterId);
-    const iommu = yield* this.maker.make(description, requesters);
+    const behind = this.pci.functions.filter((member) => this.descriptionOf(member).iommu === description.name);
+    const requesters = new Set(behind.flatMap(requesterIds));
+    const iommu = yield* this.maker.make(description, [...requesters]);
     this.iommuByName.set(description.name, iommu);
     yield* this.core.register(iommu.instance);
   }
 
-  private *startDevice(description: DeviceDescription): Task<void> {
-    const member = this.memberAt(description);
+  /** Takes a function into care, and binds its driver. One that no IOMMU can tell from another gets no group, and no driver. */
+  private *start(member: PciFunction): Task<void> {
+    const description = this.descriptionOf(member);
     const iommu = description.iommu === undefined ? undefined : this.iommuByName.get(description.iommu)!;
-    const reserved = description.reserved.map(({ type, start, size }) => {
-      return { type, start: BigInt(start), last: BigInt(start + size - 1) };
-    });
-    const { untrusted, defaultDomain } = description;
+    // Of bridges the firmware says no more than which IOMMU they are behind.
+    const endpoint = "driver" in description ? description : undefined;
+    const { untrusted, defaultDomain, canStall } = endpoint ?? {};
     const device = new Device({ name: member.name, pci: member, untrusted, defaultDomain });
-    this.deviceOf.set(member, device);
+    this.deviceByFunction.set(member, device);
     if (iommu !== undefined) {
-      this.firmware.set(device, {
-        instance: iommu.instance.name,
-        streamIds: [member.requesterId],
-        canStall: description.canStall,
-        reserved,
+      const reserved = endpoint?.reserved.map(({ type, start, size }) => {
+        return { type, start: BigInt(start), last: BigInt(start + size - 1) };
       });
-      this.router.route(member.requesterId, iommu.hardware);
-      yield* this.core.probe(device);
+      const streamIds = requesterIds(member);
+      this.firmware.set(device, { instance: iommu.instance.name, streamIds, canStall, reserved });
+      this.router.route(member.idAtRoot, iommu.hardware);
+      yield* this.probe(device);
     }
-    if (description.driver === "vfio-pci") {
-      member.driverOverride = this.vfio.name;
-      yield* this.pci.drivers.bind(member, this.vfio);
-    } else if (description.driver === "edu") {
-      yield* this.pci.drivers.bind(member, this.eduDriver);
+    const driver = [this.vfio, this.uacce, this.eduDriver].find(({ name }) => name === endpoint?.driver);
+    if (driver !== undefined && (iommu === undefined || device.group !== undefined)) {
+      if (driver === this.vfio) member.driverOverride = driver.name;
+      yield* this.pci.drivers.bind(member, driver);
+    }
+  }
+
+  /** As Linux's bus scan: a device that its IOMMU does not want is left without one. */
+  private *probe(device: Device): Task<void> {
+    try {
+      yield* this.core.probe(device);
+    } catch (error) {
+      if (!(error instanceof Refusal && error.errno === ENODEV)) throw error;
+      this.unserved.set(device, error.reason);
+      const { events } = this.system;
+      if (events.on) events.emit({ kind: "machine.device.unserved", device: device.name, reason: error.reason });
     }
   }
 
   private *readFirmware(device: Device): Task<void> {
     const spec = this.firmware.get(device);
     if (spec !== undefined) setFirmware(this.core, device, spec);
-  }
-
-  private memberAt({ address }: DeviceDescription): PciFunction {
-    return this.pci.root.slot(address.device).find((one) => one.place?.function === address.function)!;
   }
 
   /** The same implementation twice: a container is an iommufd that accounts memory to processes, as VFIO did. */
@@ -233,4 +268,9 @@ export class Machine {
   private pathOf(device: Device): string {
     return device.pci === undefined ? `/sys/devices/${device.name}` : devicePath(device.pci);
   }
+}
+
+/** Under all numbers that an IOMMU may see of it. */
+function requesterIds(member: PciFunction): number[] {
+  return [...new Set(dmaAliases(member).map(({ requesterId }) => requesterId))];
 }

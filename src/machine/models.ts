@@ -1,5 +1,5 @@
 // Runs in a browser.
-import { CopyEngine, EduDevice } from "../hardware/devices/index.ts";
+import { CopyEngine, EduDevice, makeBridge } from "../hardware/devices/index.ts";
 import {
   ACS,
   accessControl,
@@ -11,26 +11,34 @@ import {
   pasid,
 } from "../pci/index.ts";
 import type { System } from "../runtime/index.ts";
-import type { CapabilityDescription, DeviceDescription } from "./description.ts";
+import type { DeviceDescription, FunctionDescription } from "./description.ts";
 
-/** Makes the device model that a description names. */
-export function makeFunction(system: System, description: DeviceDescription): PciFunction {
-  const { model, options } = description;
-  const capabilities = capabilityList(description.capabilities);
-  switch (model) {
+/** Makes the function that a description names. */
+export function makeFunction(system: System, description: FunctionDescription): PciFunction {
+  switch (description.model) {
     case "edu":
       return new EduDevice(system, {
-        dmaMask: 2n ** BigInt(options.dmaMaskBits) - 1n,
-        capabilities,
+        dmaMask: 2n ** BigInt(description.options.dmaMaskBits) - 1n,
+        capabilities: capabilityList(description),
       });
     case "copy-engine":
-      return new CopyEngine(system, { queues: options.queues, capabilities });
+      return new CopyEngine(system, {
+        queues: description.options.queues,
+        capabilities: capabilityList(description),
+      });
+    case "root-port":
+    case "upstream-port":
+    case "downstream-port":
+    case "pcie-to-pci-bridge":
+    case "pci-bridge":
+      return makeBridge(description.model, description);
   }
 }
 
-function capabilityList({ express: isExpress, acs, ats, pri, pasidBits }: CapabilityDescription): Capability[] {
+function capabilityList({ behind, capabilities }: DeviceDescription): Capability[] {
+  const { express: isExpress, acs, ats, pri, pasidBits } = capabilities;
   const list: Capability[] = [];
-  if (isExpress) list.push(express({ type: "integratedEndpoint" }));
+  if (isExpress) list.push(express({ type: behind === undefined ? "integratedEndpoint" : "endpoint" }));
   if (acs) {
     list.push(
       accessControl(ACS.sourceValidation | ACS.requestRedirect | ACS.completionRedirect | ACS.upstreamForwarding),

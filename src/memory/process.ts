@@ -113,6 +113,8 @@ export interface FileWindow {
   readonly pfn: number;
   readonly count: number;
   release(): void;
+  /** The client may have written to it. Called again and again while it is mapped, since its stores cannot be seen. */
+  look?(): void;
 }
 
 /** Memory of a device that its driver lets others reach: one range of physical addresses. */

@@ -1,5 +1,6 @@
 // Runs in a browser.
 import { assert } from "../runtime/index.ts";
+import type { BusWindows } from "./bridge-windows.ts";
 import type { PciFunction } from "./function.ts";
 import type { PciHost } from "./host.ts";
 
@@ -14,6 +15,8 @@ export class PciBus {
    * bridge leads to it.
    */
   readonly parent: PciBus | undefined;
+  /** Where addresses on it lie, once it is enumerated. */
+  windows: BusWindows | undefined;
   private readonly members = new Map<number, PciFunction>();
 
   constructor(host: PciHost, number: number, bridge?: PciFunction, parent: PciBus | undefined = bridge?.place?.bus) {
@@ -32,6 +35,16 @@ export class PciBus {
     return [...this.members].sort(([left], [right]) => left - right).map(([, member]) => member);
   }
 
+  /** The buses behind the bridges on it, in the order of the bridges. */
+  get behind(): PciBus[] {
+    return this.functions.flatMap((member) => this.host.buses.filter(({ bridge }) => bridge === member));
+  }
+
+  /** The highest number of a bus below it, or its own. */
+  get last(): number {
+    return Math.max(this.number, ...this.behind.map(({ last }) => last));
+  }
+
   /** The functions of one device. */
   slot(device: number): PciFunction[] {
     return this.functions.filter(({ place }) => place?.device === device);
@@ -44,5 +57,17 @@ export class PciBus {
     assert(member.place === undefined, "a function is put on a bus once");
     this.members.set(device * 8 + number, member);
     member.place = { bus: this, device, function: number };
+    member.idAtRoot = member.requesterId;
+  }
+
+  /** Software forgets a function: it keeps its place, but is not among those of the bus. */
+  hide(member: PciFunction): void {
+    this.members.delete(member.devfn);
+  }
+
+  /** The mirror image of {@link hide}. */
+  show(member: PciFunction): void {
+    assert(member.place?.bus === this && !this.members.has(member.devfn), () => `${member.name} is not hidden`);
+    this.members.set(member.devfn, member);
   }
 }

@@ -24,6 +24,7 @@ import { ConfigSpace, type ConfigWidth } from "./config-space.ts";
 import type { DmaPort, RequesterId } from "./dma.ts";
 import type { PciDriver } from "./drivers.ts";
 import {
+  BRIDGE_CONTROL,
   CACHE_LINE_SIZE,
   CAPABILITY_AF,
   CAPABILITY_EXPRESS,
@@ -46,6 +47,11 @@ import {
   HEADER_TYPE_MULTIFUNCTION,
   INTERRUPT_LINE,
   INTERRUPT_PIN,
+  IO_BASE,
+  MEMORY_BASE,
+  PREFETCHABLE_BASE,
+  PREFETCHABLE_BASE_UPPER,
+  PREFETCHABLE_LIMIT_UPPER,
   PRIMARY_BUS,
   REVISION_ID,
   SUBSYSTEM_ID,
@@ -101,8 +107,16 @@ export class PciFunction {
   place: PciPlace | undefined;
   /** The number of the interrupt that its INTx line is; 0 if it has none. Given by the bus. */
   interruptLine = 0;
+  /** Under which number the IOMMU sees it: its own, or that of the bridge nearest to the root that stands in for it. Given by the bus. */
+  idAtRoot: RequesterId = 0;
   /** The driver bound to it. */
   driver: PciDriver | undefined;
+  /** Its driver is letting go of it. */
+  isLeavingDriver = false;
+  /** It was pulled out: every read gives ones, nothing else has an effect. */
+  isGone = false;
+  /** DMA accesses on their way. */
+  accesses = 0;
   /** The only driver that may bind to it, if set (sysfs `driver_override`). */
   driverOverride: string | undefined;
   /** How many times software enabled it (Linux's enable count). */
@@ -206,11 +220,12 @@ export class PciFunction {
   }
 
   readConfig(offset: number, width: ConfigWidth): number {
-    return this.config.read(offset, width);
+    return this.isGone ? 2 ** (8 * width) - 1 : this.config.read(offset, width);
   }
 
   /** A write over the bus, with what it sets off: interrupts let go, power transitions, resets. */
   writeConfig(offset: number, width: ConfigWidth, value: number): void {
+    if (this.isGone) return;
     const before = this.powerState;
     this.config.write(offset, width, value);
     if (before === 3 && this.powerState === 0 && !this.keepsStateInD3) this.functionLevelReset();
@@ -220,6 +235,7 @@ export class PciFunction {
 
   /** A read of registers behind a BAR: `size` bytes (1, 2, 4 or 8), aligned to them. */
   readBar(index: number, offset: number, size: number): bigint {
+    if (this.isGone) return BigInt.asUintN(8 * size, -1n);
     const value = this.msixTable?.covers(index, offset)
       ? this.msixTable.read(index, offset, size)
       : this.barAt(index).description.read(offset, size);
@@ -227,6 +243,7 @@ export class PciFunction {
   }
 
   writeBar(index: number, offset: number, size: number, value: bigint): void {
+    if (this.isGone) return;
     if (this.msixTable?.covers(index, offset)) {
       this.msixTable.write(index, offset, size, value);
       this.interrupts.settle();
@@ -241,6 +258,12 @@ export class PciFunction {
     this.msixTable?.reset();
     this.interrupts.lower();
     this.reset();
+  }
+
+  /** It is pulled out: what it was doing has no effect any more, and nothing reaches it. */
+  pullOut(): void {
+    this.functionLevelReset();
+    this.isGone = true;
   }
 
   /** What the device model does on a reset. */
@@ -273,6 +296,13 @@ export class PciFunction {
     if (identity.bridge) {
       config.set(HEADER_TYPE, 1, HEADER_TYPE_BRIDGE);
       config.makeWritable(PRIMARY_BUS, 4, 0xffffff);
+      config.makeWritable(IO_BASE, 2, 0xf0f0);
+      config.makeWritable(MEMORY_BASE, 4, 0xfff0fff0);
+      config.set(PREFETCHABLE_BASE, 4, 0x00010001); // addresses of 64 bits
+      config.makeWritable(PREFETCHABLE_BASE, 4, 0xfff0fff0);
+      config.makeWritable(PREFETCHABLE_BASE_UPPER, 4, 0xffffffff);
+      config.makeWritable(PREFETCHABLE_LIMIT_UPPER, 4, 0xffffffff);
+      config.makeWritable(BRIDGE_CONTROL, 2, 0x7f);
     } else {
       config.set(SUBSYSTEM_VENDOR_ID, 2, identity.subsystemVendor ?? identity.vendor);
       config.set(SUBSYSTEM_ID, 2, identity.subsystem ?? identity.device);
@@ -299,7 +329,7 @@ export class PciFunction {
   }
 
   private *access(address: bigint, bytes: Uint8Array, write: boolean, pasid: number | undefined): Task<boolean> {
-    if ((this.config.read(COMMAND, 2) & COMMAND_MASTER) === 0) return false;
+    if (this.isGone || (this.config.read(COMMAND, 2) & COMMAND_MASTER) === 0) return false;
     return yield* this.onBus().bus.host.access(this, pasid, address, bytes, write);
   }
 }

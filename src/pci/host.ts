@@ -11,11 +11,16 @@
  * - What an operating system does with functions is here as well, since every driver needs the same: vectors.ts,
  *   reset.ts, drivers.ts, sysfs.ts.
  *
- * Always true: a function's place never changes; BAR addresses are what configuration space says. No locks: everything
- * here happens between two points of preemption, except DMA, resets and what drivers do.
+ * - Functions come and go (hot-plug.ts): software may forget one that sits in its place, and find it again.
+ *
+ * Always true: a function's place never changes; BAR addresses are what configuration space says; `functions` are those
+ * that software knows. No locks but that of hot-plug: everything else happens between two points of preemption, except
+ * DMA, resets and what drivers do, and nobody forgets a function before its DMA ended.
  */
-import { assert, type System, type Task } from "../runtime/index.ts";
-import type { Bar } from "./bar.ts";
+import { assert, ENOSPC, refuse, type System, type Task, WaitQueue } from "../runtime/index.ts";
+import { AddressWindow } from "./address-window.ts";
+import { dmaAliases } from "./aliases.ts";
+import { type BusWindows, freeWindows, placeWindows, programBridge, windowKindOf } from "./bridge-windows.ts";
 import { PciBus } from "./bus.ts";
 import { ACS, ACS_CONTROL } from "./capabilities.ts";
 import type { DmaTarget, InterruptController, Message } from "./dma.ts";
@@ -24,6 +29,7 @@ import type { PciFunction } from "./function.ts";
 import {
   COMMAND,
   COMMAND_IO,
+  COMMAND_MASTER,
   COMMAND_MEMORY,
   COMMAND_SERR,
   EXTENDED_ACS,
@@ -31,6 +37,9 @@ import {
   HEADER_TYPE_MULTIFUNCTION,
   INTERRUPT_LINE,
   INTERRUPT_PIN,
+  PRIMARY_BUS,
+  SECONDARY_BUS,
+  SUBORDINATE_BUS,
 } from "./ids.ts";
 import type { ResetWatch } from "./reset.ts";
 
@@ -70,8 +79,11 @@ export class PciHost {
   readonly system: System;
   private readonly target: DmaTarget;
   private readonly firstInterruptLine: number;
-  private readonly known = new Set<PciFunction>();
-  private readonly free: Record<Bar["kind"], { next: number; end: number }>;
+  private readonly windows: BusWindows;
+  /** Where each function that is set up has its BARs, and a bridge what is behind it. */
+  private readonly placed = new Map<PciFunction, readonly (() => void)[]>();
+  /** A function has no DMA on its way any more. */
+  private readonly quiet: WaitQueue;
 
   constructor(system: System, options: PciHostOptions) {
     this.system = system;
@@ -82,8 +94,9 @@ export class PciHost {
     this.buses = [new PciBus(this, 0)];
     this.drivers = new PciDrivers(system, this);
     const windows = { ...defaultWindows, ...options.windows };
-    const range = ({ start, size }: Window): { next: number; end: number } => ({ next: start, end: start + size });
-    this.free = { memory32: range(windows.memory32), memory64: range(windows.memory64), io: range(windows.io) };
+    const window = ({ start, size }: Window): AddressWindow => new AddressWindow(start, start + size);
+    this.windows = { memory32: window(windows.memory32), memory64: window(windows.memory64), io: window(windows.io) };
+    this.quiet = new WaitQueue(system, "the end of a function's DMA");
   }
 
   /** Bus 0. */
@@ -128,13 +141,40 @@ export class PciHost {
   }
 
   /**
-   * What firmware and the operating system's bus code do at boot, for each function that it has not been done for: place
-   * the BARs, turn decoding on, route INTx, mark multifunction slots, enable ACS as Linux does.
+   * What firmware and the operating system's bus code do at boot, for each function that it has not been done for: number
+   * the buses, place windows and BARs, turn decoding on, route INTx, mark multifunction slots, enable ACS as Linux does.
+   * ENOSPC: a function's BARs do not fit; then it, and what comes after it, is not set up.
    */
   enumerate(): void {
-    for (const bus of this.buses) {
-      for (const member of bus.functions) if (!this.known.has(member)) this.setUp(member);
+    for (const bus of this.buses) if (bus.isRoot) this.enumerateBus(bus, this.windows);
+  }
+
+  private enumerateBus(bus: PciBus, windows: BusWindows): void {
+    bus.windows = windows;
+    for (const member of bus.functions) if (!this.placed.has(member)) this.setUp(member, windows);
+    for (const behind of bus.behind) {
+      if (behind.windows === undefined) this.openBridge(behind, windows);
+      this.enumerateBus(behind, behind.windows!);
     }
+  }
+
+  /** Software has no use for a function any more: its addresses are free. What is behind a bridge went before. */
+  forget(member: PciFunction): void {
+    assert(member.accesses === 0, () => `${member.name} is forgotten while it does DMA`);
+    for (const free of this.placed.get(member) ?? []) free();
+    this.placed.delete(member);
+    for (const bus of this.buses) {
+      if (bus.bridge !== member || bus.windows === undefined) continue;
+      freeWindows(member.place!.bus.windows!, bus.windows);
+      bus.windows = undefined;
+    }
+    member.place!.bus.hide(member);
+    if (this.system.events.on) this.system.events.emit({ kind: "pci.function.remove", name: member.name });
+  }
+
+  /** Waits until no DMA of the function is on its way. It masters the bus no longer. */
+  *drain(member: PciFunction): Task<void> {
+    yield* this.quiet.untilUninterrupted(() => member.accesses === 0);
   }
 
   /** One DMA of a function. */
@@ -151,7 +191,12 @@ export class PciHost {
       this.interrupts.deliver(requester.requesterId, address, data);
       return true;
     }
-    return yield* this.target.access(requester.requesterId, pasid, address, bytes, write);
+    requester.accesses++;
+    try {
+      return yield* this.target.access(requester.idAtRoot, pasid, address, bytes, write);
+    } finally {
+      if (--requester.accesses === 0) this.quiet.wake();
+    }
   }
 
   /** An interrupt message leaves a function: a write like any other, which nobody waits for. */
@@ -161,28 +206,52 @@ export class PciHost {
     this.system.tasks.spawn(`interrupt of ${requester.name}`, requester.dma.write(address, bytes));
   }
 
-  private setUp(member: PciFunction): void {
+  private setUp(member: PciFunction, windows: BusWindows): void {
     const { bus, device } = member.place!;
-    this.known.add(member);
+    const places: (() => void)[] = [];
+    this.placed.set(member, places);
     if (bus.slot(device).length > 1) {
       member.config.set(HEADER_TYPE, 1, member.config.read(HEADER_TYPE, 1) | HEADER_TYPE_MULTIFUNCTION);
       member.config.rememberForReset();
     }
-    for (const bar of member.bars) if (bar) this.placeBar(member, bar);
+    for (const bar of member.bars) {
+      if (bar === undefined) continue;
+      const window = windows[windowKindOf(bar, bus)];
+      const start = window.allocate(bar.size);
+      if (start === undefined)
+        refuse(ENOSPC, () => `${member.name}: no room for BAR ${bar.index} of ${bar.size} bytes`);
+      places.push(() => window.free(start));
+      bar.place(start);
+    }
     member.writeConfig(COMMAND, 2, COMMAND_IO | COMMAND_MEMORY | COMMAND_SERR);
-    const pin = member.readConfig(INTERRUPT_PIN, 1);
-    member.interruptLine = pin === 0 ? 0 : this.firstInterruptLine + ((device + pin - 1) % 4);
+    member.idAtRoot = dmaAliases(member).at(-1)!.requesterId;
+    member.interruptLine = this.interruptLineOf(member);
     member.writeConfig(INTERRUPT_LINE, 1, member.interruptLine);
     const acs = member.extendedCapability(EXTENDED_ACS);
     if (acs !== undefined) member.writeConfig(acs + ACS_CONTROL, 2, ACS_FOR_IOMMU);
     if (this.system.events.on) this.system.events.emit({ kind: "pci.function.add", name: member.name });
   }
 
-  private placeBar(member: PciFunction, bar: Bar): void {
-    const free = this.free[bar.kind];
-    const start = Math.ceil(free.next / bar.size) * bar.size;
-    assert(start + bar.size <= free.end, () => `${member.name}: no room for BAR ${bar.index} of ${bar.size} bytes`);
-    free.next = start + bar.size;
-    bar.place(start);
+  /** A bridge masters the bus for what is behind it. */
+  private openBridge(behind: PciBus, above: BusWindows): void {
+    const bridge = behind.bridge!;
+    const windows = placeWindows(behind, above);
+    if (windows === undefined) refuse(ENOSPC, () => `${bridge.name}: no room for what is behind it`);
+    behind.windows = windows;
+    bridge.writeConfig(PRIMARY_BUS, 1, bridge.place!.bus.number);
+    bridge.writeConfig(SECONDARY_BUS, 1, behind.number);
+    bridge.writeConfig(SUBORDINATE_BUS, 1, behind.last);
+    programBridge(bridge, windows);
+    bridge.writeConfig(COMMAND, 2, bridge.readConfig(COMMAND, 2) | COMMAND_MASTER);
+  }
+
+  /** Each bridge on the way turns the four lines by the number of the device. */
+  private interruptLineOf(member: PciFunction): number {
+    const pin = member.readConfig(INTERRUPT_PIN, 1);
+    if (pin === 0) return 0;
+    let line = pin - 1;
+    for (let at: PciFunction | undefined = member; at !== undefined; at = at.place!.bus.bridge)
+      line += at.place!.device;
+    return this.firstInterruptLine + (line % 4);
   }
 }

@@ -25,5 +25,6 @@ export {
   saveState,
   tryResetFunction,
 } from "./reset.ts";
+export { physicalFunctionOf } from "./sr-iov.ts";
 export { devicePath, pciNodes, relative } from "./sysfs.ts";
 export { enableVectors, type Vectors, vectorCapacity } from "./vectors.ts";

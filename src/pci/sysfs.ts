@@ -2,6 +2,8 @@
 /** What clients see of PCI under /sys, in the formats of reference 5.1. */
 import type { FileNode } from "../memory/index.ts";
 import type { Task } from "../runtime/index.ts";
+import type { AddressWindow } from "./address-window.ts";
+import type { PciBus } from "./bus.ts";
 import type { PciDriver } from "./drivers.ts";
 import type { PciFunction } from "./function.ts";
 import type { PciHost } from "./host.ts";
@@ -50,11 +52,11 @@ function addFunction(nodes: Map<string, FileNode>, member: PciFunction): void {
   );
   add(
     "subsystem_vendor",
-    text(() => hex(4, member.readConfig(SUBSYSTEM_VENDOR_ID, 2))),
+    text(() => hex(4, subsystemOf(member).vendor)),
   );
   add(
     "subsystem_device",
-    text(() => hex(4, member.readConfig(SUBSYSTEM_ID, 2))),
+    text(() => hex(4, subsystemOf(member).device)),
   );
   add(
     "revision",
@@ -102,6 +104,8 @@ function addFunction(nodes: Map<string, FileNode>, member: PciFunction): void {
       member.driverOverride = line(bytes) || undefined;
     },
   });
+  const behind = member.place!.bus.host.buses.find(({ bridge }) => bridge === member);
+  if (behind !== undefined) addSecondaryBus(add, behind);
   add("subsystem", { kind: "link", target: relative(path, busPath) });
   if (member.driver) add("driver", { kind: "link", target: relative(path, driverPath(member.driver)) });
   if (resetMethods(member).length > 0) {
@@ -111,6 +115,18 @@ function addFunction(nodes: Map<string, FileNode>, member: PciFunction): void {
       text(() => `${resetMethods(member).join(" ")}\n`, 0o644),
     );
   }
+}
+
+/** Of a bridge: the buses behind it, in decimal. */
+function addSecondaryBus(add: (name: string, node: FileNode) => void, behind: PciBus): void {
+  add(
+    "secondary_bus_number",
+    text(() => `${behind.number}\n`),
+  );
+  add(
+    "subordinate_bus_number",
+    text(() => `${behind.last}\n`),
+  );
 }
 
 function addDriver(nodes: Map<string, FileNode>, host: PciHost, driver: PciDriver): void {
@@ -172,15 +188,18 @@ const RESOURCE_MEMORY = 0x200;
 const RESOURCE_PREFETCH = 0x2000;
 const RESOURCE_SIZE_ALIGN = 0x40000;
 const RESOURCE_MEMORY_64 = 0x100000;
+/** Prefetchable memory of 64 bits; the register of a bridge says so in its lowest bit. */
+const RESOURCE_WIDE_WINDOW = RESOURCE_MEMORY_64 + RESOURCE_PREFETCH + RESOURCE_MEMORY + 1;
 
-/** 13 lines: six BARs, the ROM, and six BARs of virtual functions. */
+/** 13 lines: six BARs, the ROM, and six BARs of virtual functions. Four more of a bridge: the windows of the bus behind it. */
 function resources(member: PciFunction): string {
   const hex = (value: number): string => `0x${value.toString(16).padStart(16, "0")}`;
+  const none = `${hex(0)} ${hex(0)} ${hex(0)}\n`;
   const lines: string[] = [];
   for (let index = 0; index < 13; index++) {
     const bar = member.bars[index];
     if (bar === undefined) {
-      lines.push(`${hex(0)} ${hex(0)} ${hex(0)}\n`);
+      lines.push(none);
       continue;
     }
     let flags = bar.typeBits + RESOURCE_SIZE_ALIGN + (bar.kind === "io" ? RESOURCE_IO : RESOURCE_MEMORY);
@@ -188,7 +207,25 @@ function resources(member: PciFunction): string {
     if (bar.description.prefetchable) flags += RESOURCE_PREFETCH;
     lines.push(`${hex(bar.address)} ${hex(bar.address + bar.size - 1)} ${hex(flags)}\n`);
   }
+  const windows = member.place!.bus.host.buses.find(({ bridge }) => bridge === member)?.windows;
+  if (windows !== undefined) {
+    const window = ({ start, end, size }: AddressWindow, flags: number): string =>
+      size === 0 ? none : `${hex(start)} ${hex(end - 1)} ${hex(flags)}\n`;
+    const { io, memory32, memory64 } = windows;
+    lines.push(
+      window(io, RESOURCE_IO),
+      window(memory32, RESOURCE_MEMORY),
+      window(memory64, RESOURCE_WIDE_WINDOW),
+      none,
+    );
+  }
   return lines.join("");
+}
+
+/** A bridge has its subsystem, if any, in a capability. */
+function subsystemOf(member: PciFunction): { readonly vendor: number; readonly device: number } {
+  if (member.isBridge) return { vendor: 0, device: 0 };
+  return { vendor: member.readConfig(SUBSYSTEM_VENDOR_ID, 2), device: member.readConfig(SUBSYSTEM_ID, 2) };
 }
 
 function modalias(member: PciFunction): string {
@@ -197,21 +234,20 @@ function modalias(member: PciFunction): string {
   return [
     `pci:v${hex(8, member.readConfig(VENDOR_ID, 2))}`,
     `d${hex(8, member.readConfig(DEVICE_ID, 2))}`,
-    `sv${hex(8, member.readConfig(SUBSYSTEM_VENDOR_ID, 2))}`,
-    `sd${hex(8, member.readConfig(SUBSYSTEM_ID, 2))}`,
+    `sv${hex(8, subsystemOf(member).vendor)}`,
+    `sd${hex(8, subsystemOf(member).device)}`,
     `bc${hex(2, code >>> 16)}sc${hex(2, (code >>> 8) & 0xff)}i${hex(2, code & 0xff)}`,
   ].join("");
 }
 
 function uevent(member: PciFunction): string {
   const hex = (value: number): string => value.toString(16).toUpperCase().padStart(4, "0");
-  const pair = (vendor: number, device: number): string =>
-    `${hex(member.readConfig(vendor, 2))}:${hex(member.readConfig(device, 2))}`;
+  const subsystem = subsystemOf(member);
   return [
     ...(member.driver ? [`DRIVER=${member.driver.name}`] : []),
     `PCI_CLASS=${classCode(member).toString(16).toUpperCase()}`,
-    `PCI_ID=${pair(VENDOR_ID, DEVICE_ID)}`,
-    `PCI_SUBSYS_ID=${pair(SUBSYSTEM_VENDOR_ID, SUBSYSTEM_ID)}`,
+    `PCI_ID=${hex(member.readConfig(VENDOR_ID, 2))}:${hex(member.readConfig(DEVICE_ID, 2))}`,
+    `PCI_SUBSYS_ID=${hex(subsystem.vendor)}:${hex(subsystem.device)}`,
     `PCI_SLOT_NAME=${member.name}`,
     `MODALIAS=${modalias(member)}`,
     "",

@@ -8,6 +8,7 @@ import {
   dmaAliases,
   EXTENDED_ACS,
   EXTENDED_ATS,
+  EXTENDED_SR_IOV,
   type ExpressType,
   express,
   isolationOf,
@@ -15,6 +16,7 @@ import {
   msi,
   PciFunction,
   PciHost,
+  physicalFunctionOf,
   RecordedFunction,
   SECONDARY_BUS,
   withIsolation,
@@ -146,6 +148,32 @@ describe("requester ids", () => {
     const sata = made({ type: "endpoint", ids: [0x1b4b, 0x9123] });
     host.root.add(sata, 4);
     expect(dmaAliases(sata).map(({ requesterId }) => requesterId)).toEqual([0x020, 0x021]);
+  });
+});
+
+describe("a virtual function", () => {
+  /** Two virtual functions, 0x100 behind the physical one and 2 from each other. */
+  const sriov: Capability = { id: EXTENDED_SR_IOV, version: 1, bytes: new Uint8Array(64) };
+  new DataView(sriov.bytes.buffer).setUint16(0x10, 2, true);
+  new DataView(sriov.bytes.buffer).setUint16(0x14, 0x100, true);
+  new DataView(sriov.bytes.buffer).setUint16(0x16, 2, true);
+
+  it("is of the function whose SR-IOV capability says so", () => {
+    const host = newHost();
+    const [physical, other] = [
+      made({ type: "endpoint", others: [sriov] }),
+      made({ type: "endpoint", others: [sriov] }),
+    ];
+    host.root.add(physical, 1);
+    host.root.add(other, 1, 1);
+    const bus = host.addBus(1, undefined, host.root);
+    const virtual = [0, 1, 2, 3, 4, 5].map((number) => {
+      const one = made({ ids: [0xffff, 0xffff] });
+      bus.add(one, 1, number);
+      return one;
+    });
+    expect(virtual.map(physicalFunctionOf)).toEqual([physical, other, physical, other, undefined, undefined]);
+    expect(physicalFunctionOf(physical)).toBeUndefined();
   });
 });
 

@@ -3,6 +3,7 @@
 import { type CommandRow, iommufdCommands } from "./iommufd.ts";
 import { iommuTestCommand, testOperations } from "./iommufd-test.ts";
 import type { Fields, Struct } from "./struct.ts";
+import { COPY_SUBMIT, COPY_WAIT, CopySubmit, CopyWait, uacceRequests } from "./uacce.ts";
 import {
   AttachIommufdPt,
   BindIommufd,
@@ -63,6 +64,14 @@ for (const [number, name] of vfioDeviceRequests) {
 
 for (const [number, { name, struct }] of vfioGroupRequests) {
   known.set(number, { name, struct: struct as Struct<Fields> | undefined });
+}
+
+const uacceStructs = new Map<number, unknown>([
+  [COPY_SUBMIT, CopySubmit],
+  [COPY_WAIT, CopyWait],
+]);
+for (const [number, name] of uacceRequests) {
+  known.set(number, { name, struct: uacceStructs.get(number) as Struct<Fields> | undefined });
 }
 
 /** On which kind of file a request was made: VFIO uses some numbers twice. */

@@ -9,15 +9,13 @@
  * Always true: what old and new both translate is translated at each moment, as the old one or the new one says. The
  * hardware reads entries in 64-bit words and remembers them until it is told to forget, so a change takes effect by one
  * such word. That is a word of the entry itself if no other word matters before and after; else the word that leads to a
- * copy of the entry's table in which only this entry differs: for a CD, see `context-table.ts`, for an STE,
- * `stream-table.ts`. A table that was left is used again only after a CMD_SYNC. Exception: with a stream table of one level
+ * copy of the entry's table in which only this entry differs: for a CD, see `pasidtable/`, for an STE, `stream-table.ts`. A table that was left is used again only after a CMD_SYNC. Exception: with a stream table of one level
  * there is no such word, and an STE of which two words matter (from a stage 1 to a stage 2 and back, between two stages 2)
  * is invalid for a moment.
  */
+import { type ArmContext, type ArmContextTable, type Entry, PasidTable } from "../../pasidtable/index.ts";
 import { EBUSY, EINVAL, refuse, type Task } from "../../runtime/index.ts";
 import { invalidateContext, prefetchConfig } from "./commands.ts";
-import { ContextTable } from "./context-table.ts";
-import { changesInOneStep, type Entry, newEntry, writeEntry } from "./entry-writer.ts";
 import type { Master, Stage1, Translation } from "./master.ts";
 import {
   abortEntry,
@@ -27,7 +25,6 @@ import {
   S1DSS_SUBSTREAM_0,
   S1DSS_TERMINATE,
 } from "./stream-table-entry.ts";
-import { contextDescriptorKind } from "./used-bits.ts";
 
 const NO_SUBSTREAM = 0;
 
@@ -39,13 +36,13 @@ export function* attach(master: Master, to: Translation): Task<void> {
   const { system } = master.instance;
   const from = master.translation;
   if (!leavesRoomForPasids(to)) refuseBesidePasids(master, to.label);
-  const change = to.kind === "stage 1" ? reserveContext(master, NO_SUBSTREAM, to) : undefined;
+  const change = to.kind === "stage 1" ? contextTableOf(master).prepare(NO_SUBSTREAM, to.context) : undefined;
 
   if ("targets" in to) to.invalidation.add(to.targets);
-  if (change !== undefined) yield* writeContext(master, change);
+  if (change !== undefined) yield* contextTableOf(master).write(change);
   master.translation = to;
   yield* writeStreamEntries(master);
-  if (from.kind === "stage 1" && to.kind !== "stage 1") yield* clearContext(master, NO_SUBSTREAM);
+  if (from.kind === "stage 1" && to.kind !== "stage 1") yield* master.contextTable!.clear(NO_SUBSTREAM);
   if ("targets" in from) yield* from.invalidation.remove(from.targets);
 
   if (system.events.on) {
@@ -69,11 +66,12 @@ export function* attachPasid(master: Master, pasid: number, to: Stage1): Task<vo
       () => `${device.label} translates through ${translation.label}: PASID ${pasid} has no place beside it`,
     );
   }
-  const change = reserveContext(master, pasid, to);
+  const table = contextTableOf(master);
+  const change = table.prepare(pasid, to.context);
 
   to.invalidation.add(to.targets);
   const from = pasids.get(pasid);
-  yield* writeContext(master, change);
+  yield* table.write(change);
   pasids.set(pasid, to);
   yield* writeStreamEntries(master);
   if (from !== undefined) yield* from.invalidation.remove(from.targets);
@@ -84,17 +82,11 @@ export function* attachPasid(master: Master, pasid: number, to: Stage1): Task<vo
 export function* detachPasid(master: Master, pasid: number): Task<void> {
   const from = master.pasids.get(pasid);
   if (from === undefined) return;
-  yield* clearContext(master, pasid);
+  yield* master.contextTable!.clear(pasid);
   master.pasids.delete(pasid);
   yield* writeStreamEntries(master);
   yield* from.invalidation.remove(from.targets);
   tellOfPasid(master, pasid, undefined);
-}
-
-/** What the PASID translates through has another CD now, which must differ from the one before in one step. Cannot fail. */
-export function* rewriteContext(master: Master, pasid: number): Task<void> {
-  const descriptor = master.pasids.get(pasid)!.descriptor(master.canStall);
-  yield* changeContextInPlace(master, pasid, descriptor);
 }
 
 function tellOfPasid({ instance, device }: Master, pasid: number, to: string | undefined): void {
@@ -121,52 +113,19 @@ export function refuseBesidePasids({ device, pasids }: Master, to: string): void
   refuse(EBUSY, () => `${device.label} has ${pasids.size} PASIDs attached: it cannot translate through ${to}`);
 }
 
-/** A CD about to be written, with the memory that this takes. */
-interface ContextChange {
-  readonly substreamId: number;
-  readonly descriptor: Entry;
-  /** A leaf of the context table, where the CD cannot change in place. */
-  readonly leaf: number | undefined;
-}
-
-/** A master starts with a context table when it first needs one, and keeps it until it is released. Refusal ENOMEM. */
-function reserveContext(master: Master, substreamId: number, to: Stage1): ContextChange {
-  const { system, memory, commands } = master.instance;
-  system.failures.point("smmuv3.context-table.allocate");
-  const table = (master.contextTable ??= new ContextTable(memory, master.substreamBits));
-  if (table.reserve(substreamId)) {
-    for (const streamId of master.streamIds) invalidateContext(commands, streamId, substreamId, false);
-  }
-  const descriptor = to.descriptor(master.canStall);
-  const inPlace = changesInOneStep(table.entry(substreamId), descriptor, contextDescriptorKind);
-  return { substreamId, descriptor, leaf: inPlace ? undefined : table.allocateLeaf() };
-}
-
-function* writeContext(master: Master, { substreamId, descriptor, leaf }: ContextChange): Task<void> {
-  const { commands } = master.instance;
-  const table = master.contextTable!;
-  if (leaf === undefined) return yield* changeContextInPlace(master, substreamId, descriptor);
-  const old = table.exchange(substreamId, descriptor, leaf);
-  if (table.isTwoLevel) {
-    for (const streamId of master.streamIds) invalidateContext(commands, streamId, substreamId, false);
-    yield* commands.sync();
-  } else {
-    yield* writeStreamEntries(master);
-  }
-  table.freeLeaf(old);
-}
-
-function* clearContext(master: Master, substreamId: number): Task<void> {
-  yield* changeContextInPlace(master, substreamId, newEntry());
-}
-
-function* changeContextInPlace(master: Master, substreamId: number, descriptor: Entry): Task<void> {
-  const { memory, commands } = master.instance;
-  const address = master.contextTable!.entryAddress(substreamId);
-  yield* writeEntry(memory, address, descriptor, contextDescriptorKind, function* () {
-    for (const streamId of master.streamIds) invalidateContext(commands, streamId, substreamId, true);
-    yield* commands.sync();
-  });
+/** A master gets its context table when it first needs one, and keeps it until it is released. Refusal ENOMEM. */
+function contextTableOf(master: Master): PasidTable<ArmContext, ArmContextTable> {
+  if (master.contextTable !== undefined) return master.contextTable;
+  const { instance, streamIds, substreamBits, canStall } = master;
+  const { system, contexts, commands } = instance;
+  const user = {
+    forget(pasid: number, leafOnly: boolean): void {
+      for (const streamId of streamIds) invalidateContext(commands, streamId, pasid, leafOnly);
+    },
+    sync: () => commands.sync(),
+    move: () => writeStreamEntries(master),
+  };
+  return (master.contextTable = new PasidTable(system, contexts, user, { log2Pasids: substreamBits, canStall }));
 }
 
 /** Lets the STEs of all streams say what the master's fields say. */
@@ -186,7 +145,7 @@ const s1dss = { abort: S1DSS_TERMINATE, bypass: S1DSS_BYPASS, "stage 1": S1DSS_S
 function streamEntry({ instance: { features }, translation, pasids, contextTable, canStall }: Master): Entry {
   if (translation.kind === "stage 2") return translation.streamEntry(canStall);
   if (translation.kind === "stage 1" || pasids.size > 0) {
-    return contextTableEntry(features, contextTable!, { s1dss: s1dss[translation.kind], canStall });
+    return contextTableEntry(features, contextTable!.memory, { s1dss: s1dss[translation.kind], canStall });
   }
   return translation.kind === "abort" ? abortEntry() : bypassEntry(features);
 }

@@ -9,13 +9,13 @@ import {
   type UnmapGather,
 } from "../../iommu/index.ts";
 import { type Granule, type LpaeFormat, lpae, PageTable } from "../../pagetable/index.ts";
-import { assert, bigintOf, EBUSY, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
+import type { ArmContext, AsidHolder } from "../../pasidtable/index.ts";
+import { assert, bigintOf, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
 import { attach, attachPasid } from "./attach.ts";
-import { stage1Descriptor } from "./context-descriptor.ts";
 import type { Features } from "./features.ts";
 import type { SmmuV3Instance } from "./instance.ts";
 import { DomainInvalidation, type InvalidationTarget } from "./invalidation.ts";
-import { type Master, masterOf, type StreamEntryTranslation, type Translation } from "./master.ts";
+import { type Master, masterOf, type StreamEntryTranslation, stage1Translation, type Translation } from "./master.ts";
 import { handingOverPageRequests } from "./page-requests.ts";
 import { stage2Entry } from "./stream-table-entry.ts";
 
@@ -27,15 +27,16 @@ export interface PagingOptions {
   readonly dirtyTracking: boolean;
 }
 
-export class SmmuV3PagingDomain extends PagingDomain {
-  readonly label: string;
+export class SmmuV3PagingDomain extends PagingDomain implements AsidHolder {
   readonly owner: IommuDriver;
   readonly instance: SmmuV3Instance;
   readonly stage: 1 | 2;
   readonly aperture: { readonly start: bigint; readonly last: bigint };
   private readonly table: PageTable;
-  /** The ASID or VMID. */
-  readonly tag: number;
+  /** Stage 1: what CDs say; it has the ASID. */
+  private readonly context: ArmContext | undefined;
+  /** Stage 2. */
+  private readonly ownVmid: number | undefined;
   /** Who must forget what is unmapped. */
   readonly invalidation: DomainInvalidation;
   private readonly translation: Translation;
@@ -48,21 +49,38 @@ export class SmmuV3PagingDomain extends PagingDomain {
     this.instance = instance;
     this.owner = instance.driver;
     this.stage = options.stage;
-    this.tag = reserveTag(instance, options.stage);
-    try {
-      this.table = new PageTable(system, memory, format);
-    } catch (error) {
-      freeTag(instance, options.stage, this.tag);
-      throw error;
-    }
-    this.label = `${instance.name} stage ${this.stage} domain, ${this.stage === 1 ? "ASID" : "VMID"} ${this.tag}`;
+    this.table = new PageTable(system, memory, format);
     this.aperture = { start: 0n, last: BigInt(format.inputEnd) - 1n };
     this.invalidation = new DomainInvalidation(instance.commands, {
       granule: format.granule,
       bitsPerLevel: format.bitsPerLevel,
       byRange: features.rangeInvalidation,
     });
-    this.translation = this.describe(format, options);
+    try {
+      if (options.stage === 1) {
+        const { root } = this.table;
+        const { dirtyTracking } = options;
+        const label = `${instance.name} stage 1 domain`;
+        this.context = instance.contexts.prepare({ label, root, format, dirtyTracking }, this);
+        this.translation = stage1Translation(this.context, this.invalidation);
+      } else {
+        this.ownVmid = reserveVmid(instance);
+        this.translation = this.describeStage2(this.ownVmid, format, options.nestingParent);
+      }
+    } catch (error) {
+      this.table.free();
+      throw error;
+    }
+  }
+
+  get label(): string {
+    return this.context?.label ?? `${this.instance.name} stage 2 domain, VMID ${this.ownVmid}`;
+  }
+
+  /** Of a stage 2. */
+  get vmid(): number {
+    assert(this.ownVmid !== undefined, () => `${this.label} is no stage 2`);
+    return this.ownVmid;
   }
 
   get pageSizes(): readonly number[] {
@@ -163,7 +181,19 @@ export class SmmuV3PagingDomain extends PagingDomain {
 
   override free(): void {
     this.table.free();
-    freeTag(this.instance, this.stage, this.tag);
+    // Its translations were invalidated when the last master left (invariant 32).
+    if (this.context !== undefined) this.instance.contexts.release(this.context);
+    else this.instance.vmids.free(this.vmid);
+  }
+
+  // Of a context that must make way for the ASID of a process
+
+  alsoUnder(asid: number): void {
+    this.invalidation.addLike({ kind: "asid", tag: this.context!.asid }, { kind: "asid", tag: asid });
+  }
+
+  notUnder(asid: number): void {
+    this.invalidation.drop({ kind: "asid", tag: asid });
   }
 
   private masterOf(device: Device): Master {
@@ -175,22 +205,11 @@ export class SmmuV3PagingDomain extends PagingDomain {
     return master;
   }
 
-  private describe(format: LpaeFormat, { nestingParent, dirtyTracking }: PagingOptions): Translation {
-    const { label, invalidation, tag, table } = this;
-    if (this.stage === 1) {
-      const targets: InvalidationTarget[] = [{ kind: "asid", tag }];
-      const content = { asid: tag, root: table.root, format, dirtyTracking };
-      return {
-        kind: "stage 1",
-        label,
-        invalidation,
-        targets,
-        descriptor: (canStall) => stage1Descriptor(content, canStall),
-      };
-    }
-    const targets: InvalidationTarget[] = [{ kind: "vmid", tag }];
-    if (nestingParent) targets.push({ kind: "stage 1 of vmid", tag });
-    const content = { vmid: tag, root: table.root, format, nestingParent };
+  private describeStage2(vmid: number, format: LpaeFormat, nestingParent: boolean): Translation {
+    const { label, invalidation, table } = this;
+    const targets: InvalidationTarget[] = [{ kind: "vmid", tag: vmid }];
+    if (nestingParent) targets.push({ kind: "stage 1 of vmid", tag: vmid });
+    const content = { vmid, root: table.root, format, nestingParent };
     const { features } = this.instance;
     return {
       kind: "stage 2",
@@ -222,13 +241,7 @@ function formatFor(features: Features, { stage, nestingParent, dirtyTracking }: 
   });
 }
 
-function reserveTag(instance: SmmuV3Instance, stage: 1 | 2): number {
-  instance.system.failures.point(stage === 1 ? "smmuv3.asid.allocate" : "smmuv3.vmid.allocate");
-  if (stage === 1) return instance.asids.allocate() ?? refuse(EBUSY, () => `${instance.name}: no ASID is free`);
+function reserveVmid(instance: SmmuV3Instance): number {
+  instance.system.failures.point("smmuv3.vmid.allocate");
   return instance.vmids.allocate() ?? refuse(ENOSPC, () => `${instance.name}: no VMID is free`);
-}
-
-/** Its translations were invalidated when the last master left (invariant 32). */
-function freeTag(instance: SmmuV3Instance, stage: 1 | 2, tag: number): void {
-  (stage === 1 ? instance.asids : instance.vmids).free(tag);
 }

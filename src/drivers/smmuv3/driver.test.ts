@@ -10,11 +10,11 @@ import {
   PROT_WRITE,
 } from "../../iommu/index.ts";
 import { PhysicalMemory } from "../../memory/index.ts";
+import { readEntry } from "../../pasidtable/index.ts";
 import { EBUSY, EINVAL, ENODEV, ENXIO, EOPNOTSUPP, Refusal, System, type Task } from "../../runtime/index.ts";
 import { CFGI_CD, CFGI_STE, commandName, SYNC, TLBI_NH_ASID, TLBI_NH_VA } from "./commands.ts";
 import type { SmmuV3PagingDomain } from "./domain.ts";
 import { SmmuV3Driver } from "./driver.ts";
-import { readEntry } from "./entry-writer.ts";
 import { FakeSmmu, fakeIdentification } from "./fake-smmu.test-support.ts";
 import { masterOf } from "./master.ts";
 import {
@@ -195,7 +195,7 @@ describe("domains", () => {
     first.free();
     expect(domain().label).toContain("ASID 1");
     expect(second.label).toContain("ASID 2");
-    while (instance.asids.size < 255) domain();
+    while (instance.contexts.size < 255) domain();
     expect(errno(driver.allocatePaging(a, 0, undefined))).toBe(EBUSY);
   });
 
@@ -247,7 +247,7 @@ describe("attaching", () => {
     run(a.group!.detach());
     expect(seen).toEqual(["in after 0 STE changes", `out after ${hardware.commands.filter(isSte).length} STE changes`]);
     expect(changes).toBeGreaterThan(0);
-    expect(instance.asids.size).toBe(1);
+    expect(instance.contexts.size).toBe(1);
   });
 });
 
@@ -453,7 +453,7 @@ describe("what a failure leaves", () => {
       references: core.driverReferences(driver).holders(),
       masters: [...instance.masters.keys()],
       groups: [...core.groups.values()].map(({ id, devices, domain }) => [id, devices.map(({ name }) => name), domain]),
-      tags: [instance.asids.size, instance.vmids.size],
+      tags: [instance.contexts.size, instance.vmids.size],
       translations: [a, b].map((each) => each.iommu && masterOf(each).translation.label),
       sysfs: [...groupNodes(core, ({ name }) => `/sys/devices/${name}`).keys()],
     });

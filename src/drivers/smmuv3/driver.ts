@@ -8,10 +8,10 @@
  * Where things are: the ID registers as facts in `features.ts`; one SMMU with all it owns in `instance.ts`, brought up by
  * `reset.ts`; commands in `commands.ts`, their ring in `command-queue.ts`; what comes from the SMMU in `event-ring.ts`,
  * `event-record.ts`, `event-handling.ts`; a stalled transaction is a page request in `page-requests.ts`. A device is a
- * `master.ts`; what its streams translate through changes in `attach.ts`, which writes entries (`stream-table-entry.ts`,
- * `context-descriptor.ts`) through `entry-writer.ts`. A domain with a page table is in `domain.ts`, one that shows the
- * memory of a process in `sva-domain.ts`; an unmap invalidates the TLB in `invalidation.ts`. What a guest gets is in
- * `viommu.ts`: stage 1 of its own in `nested-domain.ts`, by an STE checked in `guest-stream-entry.ts`; its commands in
+ * `master.ts`; what its streams translate through changes in `attach.ts`, which writes stream table entries
+ * (`stream-table-entry.ts`, `stream-table.ts`), and context descriptors by the room `pasidtable/`. A domain with a page table
+ * is in `domain.ts`, one that shows the memory of a process in `sva-domain.ts`; an unmap invalidates the TLB in
+ * `invalidation.ts`. What a guest gets is in `viommu.ts`: stage 1 of its own in `nested-domain.ts`, by an STE checked in `guest-stream-entry.ts`; its commands in
  * `guest-commands.ts`.
  *
  * Always true: a reserved stream has a valid STE, which aborts unless its master is attached (or was, and its direct regions
@@ -50,8 +50,8 @@ import {
   type ViommuServices,
 } from "../../iommu/index.ts";
 import type { PhysicalMemory, RegisterBlock } from "../../memory/index.ts";
+import { LOG2_LEAF_ENTRIES_MAX } from "../../pasidtable/index.ts";
 import { assert, EINVAL, ENODEV, EOPNOTSUPP, refuse, type System, type Task } from "../../runtime/index.ts";
-import { LOG2_LEAF_ENTRIES_MAX } from "./context-table.ts";
 import { type PagingOptions, SmmuV3PagingDomain } from "./domain.ts";
 import { handleInterrupt } from "./event-handling.ts";
 import type { EventRecord } from "./event-record.ts";
@@ -185,7 +185,7 @@ export class SmmuV3Driver implements IommuDriver {
 
   /** Refusals: EOPNOTSUPP where the SMMU cannot walk the CPU's tables; those of a new domain. */
   *allocateSva(device: Device, mm: Mm): Task<SvaDomain> {
-    return new SmmuV3SvaDomain(masterOf(device).instance, mm);
+    return yield* SmmuV3SvaDomain.make(masterOf(device).instance, mm);
   }
 
   reservedRegions(device: Device): ReservedRegion[] {

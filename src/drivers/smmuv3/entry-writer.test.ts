@@ -1,9 +1,17 @@
 import { describe, expect, it } from "vitest";
 import { PhysicalMemory } from "../../memory/index.ts";
 import { lpae } from "../../pagetable/index.ts";
+import {
+  ArmContext,
+  contextDescriptorKind,
+  type Entry,
+  type EntryKind,
+  fillEntry,
+  newEntry,
+  readEntry,
+  writeEntry,
+} from "../../pasidtable/index.ts";
 import { System, type Task } from "../../runtime/index.ts";
-import { stage1Descriptor } from "./context-descriptor.ts";
-import { type Entry, type EntryKind, fillEntry, newEntry, readEntry, writeEntry } from "./entry-writer.ts";
 import type { Features } from "./features.ts";
 import {
   abortEntry,
@@ -15,7 +23,7 @@ import {
   S1DSS_TERMINATE,
   stage2Entry,
 } from "./stream-table-entry.ts";
-import { contextDescriptorKind, streamTableEntryKind } from "./used-bits.ts";
+import { streamTableEntryKind } from "./used-bits.ts";
 
 const ADDRESS = 0x10_0000;
 
@@ -122,7 +130,11 @@ describe("changing a stream table entry", () => {
 describe("changing a context descriptor", () => {
   const format = lpae({ stage: 1, granule: 4096, inputBits: 48, outputBits: 44 });
   const cd = (asid: number, root: number): Entry =>
-    stage1Descriptor({ asid, root, format, dirtyTracking: false }, false);
+    new ArmContext({ label: "table", root, format, dirtyTracking: false }, asid, {
+      holder: undefined,
+      isShared: false,
+      mustStall: false,
+    }).descriptor(false);
 
   it("to another table and ASID goes through an invalid descriptor", () => {
     expect(transition(cd(1, 0x1000), cd(2, 0x2000), contextDescriptorKind).syncs).toBe(3);

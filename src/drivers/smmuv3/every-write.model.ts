@@ -25,10 +25,10 @@ import {
 } from "../../iommu/index.ts";
 import { PAGE_SIZE, PhysicalMemory } from "../../memory/index.ts";
 import { EBUSY, EINVAL, Refusal, System, type Task } from "../../runtime/index.ts";
-import { CFGI_STE_RANGE, TLBI_NSNH_ALL } from "./commands.ts";
 import type { SmmuV3PagingDomain } from "./domain.ts";
 import { SmmuV3Driver } from "./driver.ts";
-import { CMDQ_BASE, CMDQ_PROD, CR0, CR1, STRTAB_BASE, STRTAB_BASE_CFG } from "./registers.ts";
+import { ForgetfulSmmu } from "./forgetful-smmu.test-support.ts";
+import { CMDQ_BASE } from "./registers.ts";
 import { watched } from "./watched-memory.test-support.ts";
 
 /** The traffic without PASID, as the hardware knows it. */
@@ -84,9 +84,7 @@ class World {
   private readonly memory = new PhysicalMemory(this.system, { ram: [{ base: 0, size: 2 ** 26 }] });
   private readonly driver: SmmuV3Driver;
   private readonly hardware: SmmuV3;
-  /** Hardware with the same tables that forgets everything before each look. */
-  private readonly forgetful: SmmuV3;
-  private forgetfulProducer = 0;
+  private readonly forgetful: ForgetfulSmmu;
   private readonly core = new IommuCore(this.system, { defaultDomain: "identity" });
   private readonly devices: readonly Device[];
   private readonly groups: readonly Group[];
@@ -129,7 +127,7 @@ class World {
       this.map(domain, 0, 0x100 + index);
     }
     this.ring = Math.floor(this.hardware.read32(CMDQ_BASE) / 4096);
-    this.forgetful = this.makeForgetful(features);
+    this.forgetful = new ForgetfulSmmu(system, memory, features, this.hardware);
   }
 
   private run<T>(code: Task<T>): T {
@@ -260,9 +258,7 @@ class World {
   }
 
   private views(): [View, View] {
-    this.forgetfulProducer ^= 2;
-    this.forgetful.write32(CMDQ_PROD, this.forgetfulProducer);
-    return [this.viewOf(this.forgetful), this.viewOf(this.hardware)];
+    return [this.viewOf(this.forgetful.fresh), this.viewOf(this.hardware)];
   }
 
   private viewOf(smmu: SmmuV3): View {
@@ -270,20 +266,6 @@ class World {
       const outcome = smmu.translate(streamId, pasid, Math.floor(place / 2 ** 32), place % 2 ** 32, false);
       return outcome === TRANSLATED ? smmu.physical : undefined;
     });
-  }
-
-  /** Its command queue holds two commands, to forget the configuration and the translations: it is told of both anew. */
-  private makeForgetful(features: ReturnType<typeof smmuFeatures>): SmmuV3 {
-    const smmu = new SmmuV3(this.system, this.memory, features);
-    for (const register of [CR1, STRTAB_BASE_CFG]) smmu.write32(register, this.hardware.read32(register));
-    smmu.write64(STRTAB_BASE, this.hardware.read32(STRTAB_BASE), this.hardware.read32(STRTAB_BASE + 4));
-    const ring = this.memory.allocate() * PAGE_SIZE;
-    for (const [word, value] of [CFGI_STE_RANGE, 0, 31, 0, TLBI_NSNH_ALL, 0, 0, 0].entries()) {
-      this.memory.writeWord(ring + word * 4, value);
-    }
-    smmu.write64(CMDQ_BASE, ring + 1, 0);
-    smmu.write32(CR0, 0x9);
-    return smmu;
   }
 }
 

@@ -1,8 +1,10 @@
 // Runs in a browser.
 import type { IommuInstance } from "../../iommu/index.ts";
 import type { PhysicalMemory, RegisterBlock } from "../../memory/index.ts";
+import { ArmContexts } from "../../pasidtable/index.ts";
 import { IdAllocator, type System } from "../../runtime/index.ts";
 import { CommandQueue } from "./command-queue.ts";
+import { invalidateAsid } from "./commands.ts";
 import type { SmmuV3Driver } from "./driver.ts";
 import { EventRing } from "./event-ring.ts";
 import type { Features } from "./features.ts";
@@ -34,8 +36,9 @@ export class SmmuV3Instance implements IommuInstance {
   /** Present if there are page requests. */
   readonly pageRequests: EventRing | undefined;
   readonly streamTable: StreamTable;
-  /** ASID 0 and VMID 0 are never a domain's: VMID 0 marks streams without stage 2. */
-  readonly asids: IdAllocator;
+  /** What stage 1 translates through, and its ASIDs. */
+  readonly contexts: ArmContexts;
+  /** VMID 0 is never a domain's: it marks streams without stage 2. */
   readonly vmids: IdAllocator;
   /** By stream id. */
   readonly masters = new Map<number, Master>();
@@ -57,7 +60,6 @@ export class SmmuV3Instance implements IommuInstance {
     this.registers = registers;
     this.features = features;
     this.options = options;
-    this.asids = new IdAllocator(1, 2 ** features.asidBits - 1);
     this.vmids = new IdAllocator(1, 2 ** features.vmidBits - 1);
     this.maxPasids = features.substreamIdBits === 0 ? 0 : 2 ** features.substreamIdBits;
 
@@ -92,6 +94,18 @@ export class SmmuV3Instance implements IommuInstance {
         );
       }
       this.streamTable = keep(new StreamTable(system, memory, features));
+      const { commands } = this;
+      this.contexts = new ArmContexts(system, memory, {
+        label: this.label,
+        asidBits: features.asidBits,
+        broadcast: features.broadcastTlb,
+        dirtyState: features.dirtyState,
+        mustStall: features.stalls === "forced",
+        *flush(asid) {
+          invalidateAsid(commands, asid);
+          yield* commands.sync();
+        },
+      });
     } catch (error) {
       for (const part of made) part.free();
       throw error;

@@ -19,9 +19,12 @@ import {
 } from "./commands.ts";
 
 /** In the order in which they are invalidated: stage 2 before what was made through it. */
-const kindOrder = { asid: 0, vmid: 1, "stage 1 of vmid": 2 } as const;
+const kindOrder = { asid: 0, "broadcast asid": 0, vmid: 1, "stage 1 of vmid": 2 } as const;
 
-/** `asid`: stage 1 translations. `vmid`: stage 2 ones. `stage 1 of vmid`: what a guest's stage 1 made through them. */
+/**
+ * `asid`: stage 1 translations. `broadcast asid`: those of a process, whose changes the SMMU hears from the CPU. `vmid`:
+ * stage 2 ones. `stage 1 of vmid`: what a guest's stage 1 made through them.
+ */
 export interface InvalidationTarget {
   readonly kind: keyof typeof kindOrder;
   readonly tag: number;
@@ -82,6 +85,20 @@ export class DomainInvalidation {
     if (unused) yield* this.commands.sync();
   }
 
+  /** What has translations under one tag may soon have them under another as well. */
+  addLike(known: InvalidationTarget, target: InvalidationTarget): void {
+    const users = this.find(known)?.users ?? 0;
+    if (users === 0) return;
+    this.add([target]);
+    this.find(target)!.users = users;
+  }
+
+  /** Nothing has translations under this tag any more, and the hardware has forgotten them. */
+  drop(target: InvalidationTarget): void {
+    const known = this.find(target);
+    if (known !== undefined) this.targets.splice(this.targets.indexOf(known), 1);
+  }
+
   /**
    * Once waited for, no access uses a translation that was in the range. Nothing to wait for if that is so at once.
    * Nothing to do while the domain is not used.
@@ -100,7 +117,7 @@ export class DomainInvalidation {
 const RANGE_GRANULES = 2 ** 31;
 
 function pushWhole(sink: CommandSink, { kind, tag }: InvalidationTarget): void {
-  if (kind === "asid") invalidateAsid(sink, tag);
+  if (kind === "asid" || kind === "broadcast asid") invalidateAsid(sink, tag);
   else if (kind === "vmid") invalidateVmid(sink, tag);
   else invalidateStage1OfVmid(sink, tag);
 }
@@ -115,6 +132,7 @@ export function pushRange(
   request: InvalidationRequest,
   geometry: InvalidationGeometry,
 ): void {
+  if (target.kind === "broadcast asid") return;
   // A guest's own addresses say nothing about ours: everything that it made goes.
   const isBlind = target.kind === "stage 1 of vmid";
   const step = request.leafSize || geometry.granule;

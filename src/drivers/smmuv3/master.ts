@@ -1,7 +1,6 @@
 // Runs in a browser.
 import type { Device } from "../../iommu/index.ts";
-import type { ContextTable } from "./context-table.ts";
-import type { Entry } from "./entry-writer.ts";
+import type { ArmContext, ArmContextTable, Entry, PasidTable } from "../../pasidtable/index.ts";
 import type { SmmuV3Instance } from "./instance.ts";
 import type { DomainInvalidation, InvalidationTarget } from "./invalidation.ts";
 import type { SmmuV3Viommu } from "./viommu.ts";
@@ -16,7 +15,7 @@ export interface Master {
   /** A faulting transaction of it may be stalled. */
   readonly canStall: boolean;
   /** Made with the first domain that needs it. */
-  contextTable: ContextTable | undefined;
+  contextTable: PasidTable<ArmContext, ArmContextTable> | undefined;
   /** What its own traffic, which has no PASID, translates through. */
   translation: Translation;
   /** What its PASIDs translate through. */
@@ -29,9 +28,23 @@ export interface Master {
 export interface Stage1 {
   readonly kind: "stage 1";
   readonly label: string;
-  readonly descriptor: (canStall: boolean) => Entry;
+  readonly context: ArmContext;
   readonly invalidation: DomainInvalidation;
   readonly targets: readonly InvalidationTarget[];
+}
+
+export function stage1Translation(context: ArmContext, invalidation: DomainInvalidation): Stage1 {
+  return {
+    kind: "stage 1",
+    context,
+    invalidation,
+    get label() {
+      return context.label;
+    },
+    get targets(): InvalidationTarget[] {
+      return [{ kind: context.isShared ? "broadcast asid" : "asid", tag: context.asid }];
+    },
+  };
 }
 
 /** What the traffic of a master without PASID translates through, and so what it may leave in the TLB. */

@@ -1,8 +1,8 @@
 // Runs in a browser.
 import { type Device, type Domain, type IommuDriver, NestedDomain } from "../../iommu/index.ts";
+import type { Entry } from "../../pasidtable/index.ts";
 import { EINVAL, ENOENT, refuse, type Task } from "../../runtime/index.ts";
 import { attach, refuseBesidePasids } from "./attach.ts";
-import type { Entry } from "./entry-writer.ts";
 import type { GuestStreamEntry } from "./guest-stream-entry.ts";
 import { type GuestStream, masterOf, type Translation } from "./master.ts";
 import { handingOverPageRequests } from "./page-requests.ts";

@@ -14,9 +14,9 @@ import {
   replacePasid,
 } from "../../iommu/index.ts";
 import { PhysicalMemory } from "../../memory/index.ts";
+import { readEntry } from "../../pasidtable/index.ts";
 import { EBUSY, EINVAL, ENOMEM, EOPNOTSUPP, Refusal, System, type Task } from "../../runtime/index.ts";
 import { SmmuV3Driver } from "./driver.ts";
-import { readEntry } from "./entry-writer.ts";
 
 const IOVA = 0x4000_0000;
 const NO_PASID = -1;

@@ -1,9 +1,15 @@
 // Runs in a browser.
 /** The stream table entries that the driver makes (Arm IHI 0070 section 5.2; reference 6.2). */
 import type { LpaeFormat } from "../../pagetable/index.ts";
-import { type Entry, newEntry } from "./entry-writer.ts";
+import {
+  addressSizeField,
+  type Entry,
+  granuleField,
+  INNER_SHAREABLE,
+  newEntry,
+  WRITE_BACK,
+} from "../../pasidtable/index.ts";
 import type { Features } from "./features.ts";
-import { addressSizeField, granuleField, INNER_SHAREABLE, WRITE_BACK } from "./fields.ts";
 
 /** In word 0: V, Config. */
 export const STE_VALID = 1;

@@ -11,10 +11,10 @@
  * switched; the table that was left is the next copy's place.
  */
 import { PAGE_SIZE, type PhysicalMemory, type RegisterBlock } from "../../memory/index.ts";
+import { changesInOneStep, type Entry, fillEntry, readEntry, writeEntry } from "../../pasidtable/index.ts";
 import { ERANGE, Mutex, refuse, type System, type Task } from "../../runtime/index.ts";
 import type { CommandQueue } from "./command-queue.ts";
 import { invalidateStreamEntry } from "./commands.ts";
-import { changesInOneStep, type Entry, fillEntry, readEntry, writeEntry } from "./entry-writer.ts";
 import type { Features } from "./features.ts";
 import { baseWords, STRTAB_BASE, STRTAB_BASE_CFG } from "./registers.ts";
 import { abortEntry } from "./stream-table-entry.ts";

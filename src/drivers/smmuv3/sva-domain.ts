@@ -1,54 +1,55 @@
 // Runs in a browser.
 /**
- * The memory of a process, shown to devices: CDs that point to the CPU's own table of it, under an ASID that is private to
- * the SMMU (reference 6.7, "SVA"). What goes from the table is invalidated here, at once, when the mm tells.
+ * The memory of a process, shown to devices: CDs that point to the CPU's own table of it (reference 6.7, "SVA"), under the
+ * CPU's ASID of it or one of the SMMU's own, see `pasidtable/`. What goes from the table is invalidated here, at once, when
+ * the mm tells.
  *
  * When the process ends its CDs stay valid, with walks switched off: what devices still send is aborted and nothing is
  * recorded (invariant 34). So the domain lives until the last of them is unbound.
  */
 import type { Device, Domain, IommuDriver, Mm, MmInvalidation, MmUser } from "../../iommu/index.ts";
 import { SvaDomain } from "../../iommu/index.ts";
-import { EBUSY, EINVAL, EOPNOTSUPP, refuse, type Task } from "../../runtime/index.ts";
-import { attachPasid, rewriteContext } from "./attach.ts";
-import { releasedDescriptor, stage1Descriptor } from "./context-descriptor.ts";
-import type { Entry } from "./entry-writer.ts";
+import type { Share } from "../../pasidtable/index.ts";
+import { EINVAL, EOPNOTSUPP, refuse, type Task } from "../../runtime/index.ts";
+import { attachPasid } from "./attach.ts";
 import type { SmmuV3Instance } from "./instance.ts";
 import { DomainInvalidation } from "./invalidation.ts";
-import { masterOf, type Stage1 } from "./master.ts";
+import { masterOf, type Stage1, stage1Translation } from "./master.ts";
 import { handingOverPageRequests } from "./page-requests.ts";
 
 export class SmmuV3SvaDomain extends SvaDomain implements MmUser {
-  readonly label: string;
   readonly owner: IommuDriver;
   readonly mm: Mm;
-  readonly asid: number;
   private readonly instance: SmmuV3Instance;
-  private readonly translation: Stage1;
-  private readonly stopHearing: () => void;
+  private readonly invalidation: DomainInvalidation;
+  /** Both from {@link make}, before anybody else has the domain. */
+  private share!: Share<MmUser>;
+  private translation!: Stage1;
 
-  /** Refusals: EOPNOTSUPP where the SMMU cannot walk the CPU's tables; EBUSY if no ASID is free. */
-  constructor(instance: SmmuV3Instance, mm: Mm) {
-    super();
+  /**
+   * Refusals: EOPNOTSUPP where the SMMU cannot walk the CPU's tables; EBUSY if no ASID is free; with the CPU's ASIDs ESRCH
+   * for a process that has none, ENOSPC if what has it can get no other.
+   */
+  static *make(instance: SmmuV3Instance, mm: Mm): Task<SmmuV3SvaDomain> {
     checkSharing(instance, mm);
-    instance.system.failures.point("smmuv3.asid.allocate");
-    this.asid = instance.asids.allocate() ?? refuse(EBUSY, () => `${instance.name}: no ASID is free`);
+    const domain = new SmmuV3SvaDomain(instance, mm);
+    domain.share = yield* instance.contexts.share<MmUser>(mm, domain);
+    domain.translation = stage1Translation(domain.share.context, domain.invalidation);
+    return domain;
+  }
+
+  private constructor(instance: SmmuV3Instance, mm: Mm) {
+    super();
     this.instance = instance;
     this.owner = instance.driver;
     this.mm = mm;
-    this.label = `${mm.label} on ${instance.name}, ASID ${this.asid}`;
     const { granule, bitsPerLevel } = mm.cpu.format;
-    this.translation = {
-      kind: "stage 1",
-      label: this.label,
-      targets: [{ kind: "asid", tag: this.asid }],
-      invalidation: new DomainInvalidation(instance.commands, {
-        granule,
-        bitsPerLevel,
-        byRange: instance.features.rangeInvalidation,
-      }),
-      descriptor: (canStall) => this.descriptor(canStall),
-    };
-    this.stopHearing = mm.use(this);
+    const byRange = instance.features.rangeInvalidation;
+    this.invalidation = new DomainInvalidation(instance.commands, { granule, bitsPerLevel, byRange });
+  }
+
+  get label(): string {
+    return `${this.share.context.label} on ${this.instance.name}`;
   }
 
   /** Refusals: EINVAL for a device behind another SMMU, a process that is gone, and beside stage 2; ENOMEM. */
@@ -59,38 +60,23 @@ export class SmmuV3SvaDomain extends SvaDomain implements MmUser {
     }
     if (this.mm.released) refuse(EINVAL, () => `${this.mm.label} is gone`);
     yield* handingOverPageRequests(master, this, old, attachPasid(master, pasid, this.translation));
-    // It may have gone meanwhile.
-    if (this.mm.released) yield* rewriteContext(master, pasid);
   }
 
   invalidate({ start, end, leafSize, tables }: MmInvalidation): void {
-    const { invalidation } = this.translation;
+    const { invalidation } = this;
     if (!invalidation.isUsed) return;
     const wait = invalidation.invalidate({ start, size: end - start, leafSize, tables });
     if (wait !== undefined) this.instance.system.tasks.atOnce(wait);
   }
 
   release(): void {
-    const { masters, system } = this.instance;
-    for (const master of new Set(masters.values())) {
-      for (const [pasid, translation] of master.pasids) {
-        if (translation === this.translation) system.tasks.atOnce(rewriteContext(master, pasid));
-      }
-    }
+    const { contexts, system } = this.instance;
+    system.tasks.atOnce(contexts.quiesce(this.share.context));
     this.invalidate({ start: 0, end: this.mm.cpu.format.inputEnd, leafSize: 0, tables: true });
   }
 
   override free(): void {
-    this.stopHearing();
-    this.instance.asids.free(this.asid);
-  }
-
-  private descriptor(canStall: boolean): Entry {
-    const { mm, asid, instance } = this;
-    const { features } = instance;
-    const { format } = mm.cpu;
-    if (mm.released) return releasedDescriptor({ asid, format }, features.stalls === "forced");
-    return stage1Descriptor({ asid, root: mm.table.root, format, dirtyTracking: features.dirtyState }, canStall);
+    this.instance.contexts.unshare(this.share);
   }
 }
 

@@ -40,6 +40,7 @@ const step = fc.oneof(
 );
 const features = fc.record({
   rangeInvalidation: fc.boolean(),
+  broadcastTlb: fc.boolean(),
   twoLevelContextTable: fc.boolean(),
   stalls: fc.constantFrom("both" as const, "stall" as const),
 });
@@ -61,7 +62,11 @@ test("devices find what the process itself would, or nothing, whatever processes
       });
       const instance: SmmuV3Instance = run(driver.probe(second, { name: "second" }));
       run(core.register(instance));
-      const sva = new Sva(system, new Cpu(system, memory));
+      const cpu = new Cpu(system, memory);
+      for (const smmu of [world.hardware, second]) {
+        cpu.broadcastTo((asid, start, size) => smmu.hearTlbInvalidation(asid, start, size));
+      }
+      const sva = new Sva(system, cpu);
       const devices = Array.from({ length: DEVICES }, (_, i) => {
         const name = i === 0 ? "second" : "smmu";
         const firmware = { instance: name, streamIds: [i + 1], pasidBits: 10, canStall: true };
@@ -176,7 +181,7 @@ test("devices find what the process itself would, or nothing, whatever processes
 
       for (const { handle } of bindings) run(sva.unbind(handle));
       for (const { process } of people) process.exit();
-      expect([world.instance.asids.size, instance.asids.size, sva.mms]).toEqual([0, 0, []]);
+      expect([world.instance.contexts.size, instance.contexts.size, sva.mms]).toEqual([0, 0, []]);
       for (const { device: made } of devices) run(core.release(made));
       const rest = memory.usedFrames;
       for (const smmu of [instance, world.instance]) {

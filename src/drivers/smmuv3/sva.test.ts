@@ -2,8 +2,8 @@
 import { describe, expect, it } from "vitest";
 import { Cpu, type CpuOptions, type Device, Sva, type SvaHandle } from "../../iommu/index.ts";
 import { LibraryProcess, PAGE_SIZE } from "../../memory/index.ts";
+import { readEntry } from "../../pasidtable/index.ts";
 import { EOPNOTSUPP, type Task } from "../../runtime/index.ts";
-import { readEntry } from "./entry-writer.ts";
 import { masterOf } from "./master.ts";
 import { modelWorld } from "./on-model.test-support.ts";
 import { CMDQ_PROD } from "./registers.ts";
@@ -243,14 +243,14 @@ describe("a process that ends while it is bound", () => {
       undefined,
     ]);
     expect(events).toEqual([]);
-    const [low, high, ttb] = readEntry(memory, masterOf(a).contextTable!.entryAddress(handle.pasid));
+    const [low, high, ttb] = readEntry(memory, masterOf(a).contextTable!.memory.entryAddress(handle.pasid));
     // V and EPD0; neither S nor R; no table.
     expect([low >>> 31, (low >>> 14) & 1, (high >>> 12) & 3, ttb, memory.isBacked(root)]).toEqual([1, 1, 0, 0, true]);
     unbind(handle);
     expect(reads(handle, address)).toBeUndefined();
     expect(events).toEqual(["C_BAD_SUBSTREAMID"]);
     unbind(other);
-    expect(instance.asids.size).toBe(0);
+    expect(instance.contexts.size).toBe(0);
   });
 
   it("leaves its number to the next one only when all is unbound; that one sees nothing of it", () => {
@@ -312,6 +312,6 @@ describe("a device is not given the memory of a process by an SMMU", () => {
   ])("%s", (_, features, options) => {
     const { device, process, errno, sva, instance } = setUp(features, options);
     expect(errno(sva.bind(device(), process().memory))).toBe(EOPNOTSUPP);
-    expect(instance.asids.size).toBe(0);
+    expect(instance.contexts.size).toBe(0);
   });
 });

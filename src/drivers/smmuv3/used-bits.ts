@@ -1,6 +1,6 @@
 // Runs in a browser.
 /** Which bits of an entry the hardware looks at, given the entry itself: what {@link writeEntry} stands on. */
-import { type Entry, type EntryKind, newEntry } from "./entry-writer.ts";
+import { type Entry, type EntryKind, newEntry } from "../../pasidtable/index.ts";
 import { STE_CONFIG, STE_EATS, STE_VALID } from "./stream-table-entry.ts";
 
 const ALL = 0xffff_ffff;
@@ -68,31 +68,5 @@ export const streamTableEntryKind: EntryKind = {
     const splitOrStalls = (entry: Entry): boolean => (entry[2] & STE_EATS) === EATS_SPLIT || (entry[5] & STE_S2S) !== 0;
     if (!splitOrStalls(from) && !splitOrStalls(to)) harmless[2] |= STE_EATS;
     return harmless;
-  },
-};
-
-// Words 0 and 1 of a CD.
-const CD_VALID = 0x8000_0000;
-const CD_EPD0 = 1 << 14;
-const CD_WALK0_FIELDS = 0x3fff; // T0SZ, TG0, IR0, OR0, SH0
-
-export const contextDescriptorKind: EntryKind = {
-  validBit: CD_VALID,
-
-  used(entry) {
-    const used = newEntry();
-    used[0] = CD_VALID;
-    if ((entry[0] & CD_VALID) === 0) return used;
-    used.fill(ALL);
-    // With walks of TTB0 off nothing of TTB0 is looked at.
-    if ((entry[0] & CD_EPD0) !== 0) {
-      used[0] &= ~CD_WALK0_FIELDS;
-      used[2] = used[3] = 0;
-    }
-    return used;
-  },
-
-  harmless() {
-    return newEntry();
   },
 };

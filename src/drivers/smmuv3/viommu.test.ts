@@ -16,6 +16,7 @@ import {
   type Viommu,
   type ViommuServices,
 } from "../../iommu/index.ts";
+import { readEntry } from "../../pasidtable/index.ts";
 import { EBUSY, EINVAL, EIO, ENOENT, EOPNOTSUPP, refuse } from "../../runtime/index.ts";
 import {
   ATC_INV,
@@ -32,7 +33,6 @@ import {
   TLBI_NSNH_ALL,
   TLBI_S2_IPA,
 } from "./commands.ts";
-import { readEntry } from "./entry-writer.ts";
 import { type GuestMemory, GuestTables } from "./guest.test-support.ts";
 import { modelWorld } from "./on-model.test-support.ts";
 import { EVENT_TYPE_ARM_SMMUV3, HWPT_DATA_ARM_SMMUV3, INVALIDATE_DATA_ARM_SMMUV3 } from "./user-data.ts";

@@ -39,11 +39,11 @@ export class SmmuV3Viommu implements Viommu {
       refuse(EINVAL, () => `${parent.label} belongs to another IOMMU than ${instance.label}`);
     }
     instance.system.failures.point("smmuv3.viommu.allocate");
-    this.label = `viommu of ${instance.name}, VMID ${parent.tag}`;
+    this.label = `viommu of ${instance.name}, VMID ${parent.vmid}`;
     this.instance = instance;
     this.parent = parent;
     this.services = services;
-    this.origin = { vmid: parent.tag, streamId: (virtual) => this.streamId(virtual) };
+    this.origin = { vmid: parent.vmid, streamId: (virtual) => this.streamId(virtual) };
     this.tell("smmuv3.viommu.allocate");
   }
 
@@ -117,6 +117,6 @@ export class SmmuV3Viommu implements Viommu {
 
   private tell(kind: string, fields: Record<string, unknown> = {}): void {
     const { system, name } = this.instance;
-    if (system.events.on) system.events.emit({ kind, instance: name, vmid: this.parent.tag, ...fields });
+    if (system.events.on) system.events.emit({ kind, instance: name, vmid: this.parent.vmid, ...fields });
   }
 }

@@ -18,6 +18,9 @@ export interface Problem {
   readonly message: string;
 }
 
+/** Takes a mistake down. */
+export type Report = (path: Path, message: string, at?: "key" | "value") => void;
+
 /** The part of JSON Schema that the machine's schema uses. */
 export interface Schema {
   readonly type?: "object" | "array" | "string" | "integer" | "boolean";

@@ -41,6 +41,32 @@ export const presetInputs: readonly (MachineInput & { readonly name: string })[]
     ],
   },
   {
+    name: "switch",
+    about:
+      "One SMMUv3; behind a root port a switch with two ports, one without ACS; a PCI bridge behind another root port.",
+    iommus: [{ kind: "smmuv3" }],
+    devices: [
+      { model: "root-port", name: "root0" },
+      { model: "upstream-port", name: "switch", behind: "root0" },
+      { model: "downstream-port", name: "port0", behind: "switch" },
+      { model: "downstream-port", name: "port1", behind: "switch", capabilities: { acs: false } },
+      { model: "edu", behind: "port0", capabilities: { express: true } },
+      { model: "edu", behind: "port1", capabilities: { express: true } },
+      { model: "root-port", name: "root1" },
+      { model: "pcie-to-pci-bridge", name: "bridge", behind: "root1" },
+      { model: "edu", behind: "bridge" },
+    ],
+  },
+  {
+    name: "sva",
+    about: "One SMMUv3 with PASIDs and two accelerators, which work on the addresses of the processes that open them.",
+    iommus: [{ kind: "smmuv3" }],
+    devices: [
+      { model: "copy-engine", address: "00:01.0" },
+      { model: "copy-engine", address: "00:02.0" },
+    ],
+  },
+  {
     name: "virtio",
     about: "One virtio IOMMU and exactly two edu devices: the driver maps by requests, without page tables.",
     iommus: [{ kind: "virtio-iommu" }],

@@ -7,6 +7,7 @@
  * show it too. Rules that tie two places together (a unique address, a known IOMMU) are in resolve.ts.
  */
 import type { XStatic } from "typebox/schema";
+import { BRIDGE_MODELS } from "./types.ts";
 
 /** Patterns are anchored, and free of what the dialects of regular expressions disagree about. */
 export const SIZE_PATTERN = "^(0x[0-9a-fA-F]+|[0-9]+ ?(B|KiB|MiB|GiB|TiB))$";
@@ -15,8 +16,8 @@ export const PCI_ADDRESS_PATTERN = "^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-fA-F
 
 /** Every kind of IOMMU, device model and driver that a machine file may name. */
 export const IOMMU_KINDS = ["smmuv3", "virtio-iommu"] as const;
-export const MODELS = ["edu", "copy-engine"] as const;
-export const DRIVERS = ["vfio-pci", "edu", "none"] as const;
+export const MODELS = ["edu", "copy-engine", ...BRIDGE_MODELS] as const;
+export const DRIVERS = ["vfio-pci", "uacce", "edu", "none"] as const;
 /** Kinds of reserved regions that a firmware may tell of. */
 export const REGION_TYPES = ["direct", "direct-relaxable", "reserved", "msi"] as const;
 
@@ -169,7 +170,7 @@ export const machineSchema = {
       errorMessage: "a list, each item beginning with a hyphen",
     },
     devices: {
-      description: "The devices on the root bus, 0000:00.",
+      description: "The PCI devices and bridges: on the root bus, 0000:00, or behind a bridge.",
       type: "array",
       items: {
         type: "object",
@@ -181,8 +182,19 @@ export const machineSchema = {
             enum: MODELS,
             errorMessage: `one of the known models: ${MODELS.join(", ")}`,
           },
+          name: {
+            description: "Of a bridge: how what is behind it names it.",
+            type: "string",
+            pattern: NAME_PATTERN,
+            errorMessage: "a name of lower-case letters, digits and hyphens",
+          },
+          behind: {
+            description: "The name of the bridge that it is behind. On the root bus, if absent.",
+            type: "string",
+            errorMessage: "the name of a bridge",
+          },
           address: {
-            description: "Where it sits: 00:01.0. The lowest free place from 00:01.0 on, if absent.",
+            description: "Where it sits: 00:01.0. The lowest free place on its bus, if absent.",
             type: "string",
             pattern: PCI_ADDRESS_PATTERN,
             errorMessage: "an address such as 00:01.0",
@@ -199,7 +211,8 @@ export const machineSchema = {
             errorMessage: "the name of an IOMMU, or none",
           },
           driver: {
-            description: "The driver bound to it: vfio-pci (the default, behind an IOMMU), edu (the kernel's) or none.",
+            description:
+              "The driver bound to it: uacce (the default of a copy-engine whose IOMMU has PASIDs), vfio-pci (of others behind an IOMMU), edu (the kernel's) or none.",
             enum: DRIVERS,
           },
           untrusted: {
@@ -259,7 +272,8 @@ export const machineSchema = {
                 type: "boolean",
               },
               acs: {
-                description: "Access Control Services: its functions are kept apart, each in a group of its own.",
+                description:
+                  "Access Control Services: its functions, or what is behind ports, are kept apart. Of root ports and downstream ports true, if absent.",
                 type: "boolean",
               },
               ats: { description: "Address Translation Services.", type: "boolean" },

@@ -9,7 +9,9 @@ export interface MachineDescription {
   readonly defaultDomain: "identity" | "dma" | "dma-fq";
   /** In the order in which they are probed. */
   readonly iommus: readonly IommuDescription[];
-  /** One for each PCI function, in ascending address: the order in which they are probed. */
+  /** Each comes before those behind it. */
+  readonly bridges: readonly BridgeDescription[];
+  /** One for each PCI function that is no bridge, in the order in which an operating system finds them. */
   readonly devices: readonly DeviceDescription[];
 }
 
@@ -89,14 +91,46 @@ export interface CopyEngineDescription extends AnyDeviceDescription {
   readonly options: CopyEngineOptions;
 }
 
-interface AnyDeviceDescription {
+/** One function that leads to another bus. */
+export interface BridgeDescription extends AnyFunctionDescription {
+  readonly model: BridgeModel;
+  /** What the file calls it. */
+  readonly name: string;
+  /** The number of the bus behind it, and of the last one below. */
+  readonly buses: { readonly first: number; readonly last: number };
+  /** It offers Access Control Services. */
+  readonly acs: boolean;
+}
+
+export type FunctionDescription = DeviceDescription | BridgeDescription;
+
+export const BRIDGE_MODELS = [
+  "root-port",
+  "upstream-port",
+  "downstream-port",
+  "pcie-to-pci-bridge",
+  "pci-bridge",
+] as const;
+export type BridgeModel = (typeof BRIDGE_MODELS)[number];
+
+export function isBridgeModel(model: string): model is BridgeModel {
+  return (BRIDGE_MODELS as readonly string[]).includes(model);
+}
+
+/** What every function has. */
+interface AnyFunctionDescription {
   readonly address: PciAddress;
+  /** The bridge that it is behind; undefined on the root bus. */
+  readonly behind: PciAddress | undefined;
   /** Its device has more functions than this one. */
   readonly multifunction: boolean;
   /** Name of the IOMMU that translates its DMA, if any. */
   readonly iommu: string | undefined;
+}
+
+interface AnyDeviceDescription extends AnyFunctionDescription {
   /** The driver bound to it, if any. */
-  readonly driver: "vfio-pci" | "edu" | undefined;
+  readonly driver: "vfio-pci" | "uacce" | "edu" | undefined;
   /** Plugged into an external port. */
   readonly untrusted: boolean;
   /** The only default domain with which it works, if there is one. */

@@ -1,6 +1,6 @@
 // Runs in a browser.
 /** Encodings that stream table entries and context descriptors share (Arm IHI 0070 sections 5.2 and 5.4). */
-import { unreachable } from "../../runtime/index.ts";
+import { unreachable } from "../../../runtime/index.ts";
 
 /** Cacheability of table walks: write-back, read- and write-allocate. */
 export const WRITE_BACK = 1;

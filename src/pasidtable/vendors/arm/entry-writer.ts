@@ -5,15 +5,15 @@
  * The hardware reads an entry in 64-bit words, one at a time, and remembers it until it is told to forget. So a change
  * must never show it a mixture: at every sync the entry is, in the bits that the hardware looks at, the old one, the new
  * one, or invalid (invariant 29; reference 6.7, "Entry writer"). Which bits it looks at depends on the entry: see
- * `used-bits.ts`.
+ * the {@link EntryKind}.
  *
  * Bits that neither configuration looks at change first. If then a single word differs, it is written alone, and the
  * hardware goes from old to new in one step. If more differ the entry is invalid in between, and a transaction that meets
- * it then fails: who must not let that happen makes a new table and changes the one word that leads to it, see
- * `context-table.ts` and `stream-table.ts`.
+ * it then fails: who must not let that happen makes a new table and changes the one word that leads to it, as
+ * `context-table.ts` does.
  */
-import type { PhysicalMemory } from "../../memory/index.ts";
-import type { Task } from "../../runtime/index.ts";
+import type { PhysicalMemory } from "../../../memory/index.ts";
+import type { Task } from "../../../runtime/index.ts";
 
 /** STEs and CDs alike: eight words of 64 bits, each as two of 32, low one first. The first holds the valid bit. */
 export const ENTRY_WORDS = 16;
