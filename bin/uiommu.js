@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { existsSync } from "node:fs";
 
-const entry = new URL("../dist/cli/main.js", import.meta.url);
+const entry = new URL("../dist/command/main.js", import.meta.url);
 if (!existsSync(entry)) {
   process.stderr.write("uiommu: not built yet; run: npm run build\n");
   process.exit(2);
@@ -9,7 +9,7 @@ if (!existsSync(entry)) {
 try {
   const [{ main }, { processTerminal }] = await Promise.all([
     import(entry.href),
-    import(new URL("../dist/cli/terminal.js", import.meta.url).href),
+    import(new URL("../dist/command/terminal.js", import.meta.url).href),
   ]);
   process.exitCode = await main(process.argv.slice(2), processTerminal());
 } catch (error) {

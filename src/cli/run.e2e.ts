@@ -9,9 +9,10 @@ import { traceSchema } from "../inspect/index.ts";
 const folder = mkdtempSync(join(tmpdir(), "uiommu-run-"));
 const program = join(folder, "dma-copy");
 const olderProgram = join(folder, "type1-dma");
+const vmm = join(folder, "nested-guest");
 
 beforeAll(() => {
-  for (const target of [program, olderProgram]) {
+  for (const target of [program, olderProgram, vmm]) {
     const source = join(import.meta.dirname, `../../examples/${basename(target)}.c`);
     const { status, stderr } = spawnSync("cc", ["-Wall", "-Wextra", "-Werror", "-o", target, source], {
       encoding: "utf8",
@@ -124,6 +125,15 @@ describe("uiommu run", () => {
       "7. Closed; the group is free.",
       "",
     ]);
+    expect(status).toBe(0);
+  });
+
+  test("serves a VMM whose guest has an SMMU: tables, invalidations, page requests and events of its own", () => {
+    const { status, out, err } = uiommu("run", "--machine", "nested", "--", vmm);
+    expect(out).toContain("4. A write to 0x101000 finds no page and waits: a page request");
+    expect(out).toContain("event 0x10 of stream 0x42 at 0x102000");
+    // The one that waited was no fault.
+    expect(err).toBe("uiommu: 1 DMA fault (run with --explain to see why)\n");
     expect(status).toBe(0);
   });
 

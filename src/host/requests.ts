@@ -218,12 +218,9 @@ export class Requests {
     const start = this.host.onCall === undefined ? 0 : performance.now();
     this.start(
       `read ${openFile.file.label}`,
-      function* (): Task<number> {
-        if (isDirect) return yield* openFile.readInto(client, position, address, count);
-        if (!isInline) client.memory.checkWritable(address, into.length);
-        const size = yield* openFile.read(client, position, into);
-        if (!isInline) client.memory.write(address, into.subarray(0, size));
-        return size;
+      () => {
+        if (isDirect) return openFile.readInto(client, position, address, count);
+        return isInline ? openFile.read(client, position, into) : readAcross(client, openFile, address, position, into);
       },
       (outcome) => {
         const length = outcome.ok && isInline ? outcome.value : 0;
@@ -250,11 +247,11 @@ export class Requests {
     const start = this.host.onCall === undefined ? 0 : performance.now();
     this.start(
       `write ${openFile.file.label}`,
-      function* (): Task<number> {
-        if (isDirect) return yield* openFile.writeFrom(client, position, address, count);
-        if (isInline && from.length < count) refuse(EFAULT, () => `the ${count} bytes to write cannot be read`);
-        if (!isInline) client.memory.read(address, from);
-        return yield* openFile.write(client, position, from);
+      () => {
+        if (isDirect) return openFile.writeFrom(client, position, address, count);
+        return isInline && from.length >= count
+          ? openFile.write(client, position, from)
+          : writeAcross(client, openFile, address, position, from, count);
       },
       (outcome) => {
         const known = { process: client, kind: "write", file: openFile.file.label, position, length: count } as const;
@@ -319,6 +316,34 @@ export class Requests {
     }
     return undefined;
   }
+}
+
+/** A read that is too long for the reply: the bytes go to the client's memory. */
+function* readAcross(
+  client: ClientProcess,
+  openFile: OpenFile,
+  address: number,
+  position: number | undefined,
+  into: Uint8Array,
+): Task<number> {
+  client.memory.checkWritable(address, into.length);
+  const size = yield* openFile.read(client, position, into);
+  client.memory.write(address, into.subarray(0, size));
+  return size;
+}
+
+/** A write whose bytes did not come along, since there are too many, or they cannot be read. */
+function* writeAcross(
+  client: ClientProcess,
+  openFile: OpenFile,
+  address: number,
+  position: number | undefined,
+  from: Uint8Array,
+  count: number,
+): Task<number> {
+  if (count <= wire.PAYLOAD_MAX) refuse(EFAULT, () => `the ${count} bytes to write cannot be read`);
+  client.memory.read(address, from);
+  return yield* openFile.write(client, position, from);
 }
 
 /** The position of a read or write; undefined for the file's own. */

@@ -216,7 +216,7 @@ export class Group {
    * Otherwise the driver's own.
    */
   *replace(domain: Domain, handle: object): Task<void> {
-    yield* this.mutex.take();
+    if (!this.mutex.tryTake()) yield* this.mutex.take();
     try {
       if (domain === undefined || handle === undefined) refuse(EINVAL, () => `${this.label}: no domain or no handle`);
       this.checkReset();

@@ -9,7 +9,7 @@
  * Lock order: access mutex → domains lock. The user's `unmap` is called with none held.
  */
 import type { Process } from "../memory/index.ts";
-import { assert, EBUSY, EINVAL, ENOENT, EOVERFLOW, Mutex, refuse, type Task } from "../runtime/index.ts";
+import { assert, bigintOf, EBUSY, EINVAL, ENOENT, EOVERFLOW, Mutex, refuse, type Task } from "../runtime/index.ts";
 import { pinAreas, readAreas, unpinAreas, writeAreas } from "./area-access.ts";
 import type { IommufdContext } from "./context.ts";
 import { Ioas } from "./ioas.ts";
@@ -170,12 +170,12 @@ export class Access extends IommufdObject implements SpaceUser {
 
   /** Refusals: EINVAL (no bytes), EOVERFLOW, ENOENT, then readAreas'. `slow`: never through the process itself. */
   read(caller: Process, iova: bigint, into: Uint8Array, { slow = false }: { slow?: boolean } = {}): void {
-    lastOf(iova, BigInt(into.length));
+    lastOf(iova, bigintOf(into.length));
     readAreas(this.attached.space, { start: iova, caller, slow }, into);
   }
 
   write(caller: Process, iova: bigint, bytes: Uint8Array, { slow = false }: { slow?: boolean } = {}): void {
-    lastOf(iova, BigInt(bytes.length));
+    lastOf(iova, bigintOf(bytes.length));
     writeAreas(this.attached.space, { start: iova, caller, slow }, bytes);
   }
 

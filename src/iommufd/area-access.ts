@@ -5,7 +5,7 @@
  */
 import { PROT_READ, PROT_WRITE } from "../iommu/index.ts";
 import { PAGE_SIZE, type Process } from "../memory/index.ts";
-import { assert, EINVAL, ENOENT, EPERM, refuse } from "../runtime/index.ts";
+import { assert, bigintOf, EINVAL, ENOENT, EPERM, refuse } from "../runtime/index.ts";
 import type { Area, Slice } from "./area.ts";
 import type { IovaSpace } from "./iova-space.ts";
 
@@ -30,7 +30,11 @@ export function pinAreas(space: IovaSpace, request: PinRequest): number[] {
   const done: { area: Area; first: number; last: number }[] = [];
   try {
     forEachArea(space, start, last, (area, from, to) => {
-      checkUse(space, area, write, () => isMadeOfPages(area, from, to, to === last));
+      refuseLeaving(space, area);
+      if (!isMadeOfPages(area, from, to, to === last)) {
+        refuse(EINVAL, () => `${area.label} of ${space.label} is not made of whole pages there`);
+      }
+      checkUse(space, area, write);
       const pages = pagesOf(area.slice(from, to));
       area.pages.acquire(pages.first, pages.last, caller);
       done.push({ area, ...pages });
@@ -68,20 +72,25 @@ export interface CopyRequest {
 }
 
 /** Reads from a range. Refusals in IOVA order: ENOENT, EINVAL (being unmapped, dma-buf), EPERM, EFAULT, EINVAL (file). */
-export function readAreas(space: IovaSpace, { start, caller, slow }: CopyRequest, into: Uint8Array): void {
-  forEachArea(space, start, start + BigInt(into.length) - 1n, (area, from, to) => {
-    checkUse(space, area, false);
-    const { pages, page, offset } = area.slice(from, to);
-    pages.read({ page, offset, caller, slow }, into.subarray(Number(from - start), Number(to - start) + 1));
-  });
+export function readAreas(space: IovaSpace, request: CopyRequest, into: Uint8Array): void {
+  copyAreas(space, request, into, false);
 }
 
 /** The same for writing. What lies before the refusal has been written. */
-export function writeAreas(space: IovaSpace, { start, caller, slow }: CopyRequest, bytes: Uint8Array): void {
-  forEachArea(space, start, start + BigInt(bytes.length) - 1n, (area, from, to) => {
-    checkUse(space, area, true);
-    const { pages, page, offset } = area.slice(from, to);
-    pages.write({ page, offset, caller, slow }, bytes.subarray(Number(from - start), Number(to - start) + 1));
+export function writeAreas(space: IovaSpace, request: CopyRequest, bytes: Uint8Array): void {
+  copyAreas(space, request, bytes, true);
+}
+
+function copyAreas(space: IovaSpace, { start, caller, slow }: CopyRequest, bytes: Uint8Array, write: boolean): void {
+  const last = start + bigintOf(bytes.length) - 1n;
+  forEachArea(space, start, last, (area, from, to) => {
+    checkUse(space, area, write);
+    const { page, offset } = area.place(from);
+    const place = { page, offset, caller, slow };
+    const isAll = from === start && to === last;
+    const part = isAll ? bytes : bytes.subarray(Number(from - start), Number(to - start) + 1);
+    if (write) area.pages.write(place, part);
+    else area.pages.read(place, part);
   });
 }
 
@@ -104,9 +113,12 @@ function forEachArea(
   }
 }
 
-function checkUse(space: IovaSpace, area: Area, write: boolean, isUsable: () => boolean = () => true): void {
+function refuseLeaving(space: IovaSpace, area: Area): void {
   if (area.refusesAccess) refuse(EINVAL, () => `${area.label} of ${space.label} is being unmapped`);
-  if (!isUsable()) refuse(EINVAL, () => `${area.label} of ${space.label} is not made of whole pages there`);
+}
+
+function checkUse(space: IovaSpace, area: Area, write: boolean): void {
+  refuseLeaving(space, area);
   if ((area.prot & (write ? PROT_WRITE : PROT_READ)) === 0) {
     refuse(EPERM, () => `${area.label} of ${space.label} is not ${write ? "writeable" : "readable"}`);
   }
@@ -117,7 +129,7 @@ function checkUse(space: IovaSpace, area: Area, write: boolean, isUsable: () => 
 
 /** The range begins with a page of the source, and ends with one unless it ends there altogether. */
 function isMadeOfPages(area: Area, from: bigint, to: bigint, isLast: boolean): boolean {
-  if (area.slice(from, to).offset !== 0) return false;
+  if (area.place(from).offset !== 0) return false;
   return isLast || (BigInt(area.offset) + (to - area.start) + 1n) % BigInt(PAGE_SIZE) === 0n;
 }
 

@@ -73,13 +73,18 @@ export class Area {
 
   /** The part of it that shows at IOVAs `start` … `last`. */
   slice(start: bigint, last: bigint): Slice {
-    const byte = BigInt(this.offset) + (start - this.start);
-    return {
-      pages: this.pages,
-      page: this.page + Number(byte / PAGE),
-      offset: Number(byte % PAGE),
-      length: last - start + 1n,
-    };
+    const { page, offset } = this.place(start);
+    return { pages: this.pages, page, offset, length: last - start + 1n };
+  }
+
+  /** Where in its pages an IOVA of it is. */
+  place(iova: bigint): { page: number; offset: number } {
+    const byte = this.offset + numberOf(iova - this.start);
+    if (byte <= Number.MAX_SAFE_INTEGER) {
+      return { page: this.page + Math.floor(byte / PAGE_SIZE), offset: byte & (PAGE_SIZE - 1) };
+    }
+    const exact = BigInt(this.offset) + (iova - this.start);
+    return { page: this.page + Number(exact / PAGE), offset: Number(exact % PAGE) };
   }
 
   /** True if IOVA, length and offset in the page are multiples of `alignment`, at most a page. */

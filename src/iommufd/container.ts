@@ -79,7 +79,7 @@ export function compatIoas(context: IommufdContext): Ioas {
 }
 
 /** `code` with the compatibility IOAS, which lives until that has ended. */
-function* withCompatIoas(context: IommufdContext, code: (ioas: Ioas) => Task<void>): Task<void> {
+function* withCompatIoas(context: IommufdContext, code: (ioas: Ioas) => Task<unknown>): Task<void> {
   const ioas = compatIoas(context);
   context.objects.useAny(ioas.id);
   try {
@@ -119,13 +119,13 @@ function* mapDma(context: IommufdContext, process: Process, argument: number): T
   const { flags, vaddr: address, iova, size: length } = command;
   const prot =
     ((flags & DMA_MAP_FLAG_READ) !== 0 ? PROT_READ : 0) | ((flags & DMA_MAP_FLAG_WRITE) !== 0 ? PROT_WRITE : 0);
-  yield* withCompatIoas(context, function* ({ space }) {
+  yield* withCompatIoas(context, ({ space }) => {
     if (address + length > MAX_IOVA) {
       refuse(EOVERFLOW, () => `vaddr 0x${address.toString(16)} + size 0x${length.toString(16)} exceeds 64 bits`);
     }
     const pages = context.newPageSet(process, new UserPages(process), (flags & DMA_MAP_FLAG_WRITE) !== 0);
     const slices = [sliceAt(pages, address, length)];
-    yield* space.map({ slices, length, fixed: iova, prot, caller: process });
+    return space.map({ slices, length, fixed: iova, prot, caller: process });
   });
 }
 

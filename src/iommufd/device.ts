@@ -58,13 +58,13 @@ export class IommufdDevice extends IommufdObject {
    * First attach, to the HWPT `ptId`, or to a fitting automatic HWPT of the IOAS `ptId`; returns the id of the HWPT.
    * ENOENT: no such id. EINVAL: neither IOAS nor HWPT. Then the table of reference 3.8.
    */
-  *attach(ptId: number, pasid: number = NO_PASID): Task<number> {
-    return yield* this.changeTo(ptId, attaching(pasid));
+  attach(ptId: number, pasid: number = NO_PASID): Task<number> {
+    return this.changeTo(ptId, pasid, attaching);
   }
 
   /** From what is attached to `ptId`, without a gap; otherwise as {@link attach}. EINVAL if nothing is attached. */
-  *replace(ptId: number, pasid: number = NO_PASID): Task<number> {
-    return yield* this.changeTo(ptId, replacing(pasid));
+  replace(ptId: number, pasid: number = NO_PASID): Task<number> {
+    return this.changeTo(ptId, pasid, replacing);
   }
 
   /** Nothing if it is not attached. Cannot fail. */
@@ -107,17 +107,17 @@ export class IommufdDevice extends IommufdObject {
     if (events.on) events.emit({ kind, id: this.id, device: this.device.name, ...fields });
   }
 
-  private *changeTo(ptId: number, change: Change): Task<number> {
+  private *changeTo(ptId: number, pasid: number, change: Change): Task<number> {
     const { objects } = this.context;
     const target = objects.useAny(ptId);
     let former: FormerUsers | undefined;
     let id: number;
     try {
       if (target instanceof Hwpt) {
-        former = yield* change.move(this, target);
+        former = yield* change.move(this, pasid, target);
         id = target.id;
       } else if (target instanceof Ioas) {
-        [id, former] = yield* this.changeToIoas(target, change);
+        [id, former] = yield* this.changeToIoas(target, pasid, change);
       } else {
         refuse(EINVAL, () => `${target.label} is neither an IOAS nor a HWPT`);
       }
@@ -129,14 +129,14 @@ export class IommufdDevice extends IommufdObject {
   }
 
   /** The first automatic HWPT of the IOAS that fits, or a new one. EINVAL means: does not fit; other errors end it. */
-  private *changeToIoas(ioas: Ioas, change: Change): Task<[number, FormerUsers | undefined]> {
+  private *changeToIoas(ioas: Ioas, pasid: number, change: Change): Task<[number, FormerUsers | undefined]> {
     const { objects } = this.context;
     yield* ioas.mutex.take();
     try {
       for (const hwpt of ioas.hwpts) {
         if (!hwpt.automatic || !objects.isPublished(hwpt)) continue;
         try {
-          return [hwpt.id, yield* change.move(this, hwpt)];
+          return [hwpt.id, yield* change.move(this, pasid, hwpt)];
         } catch (error) {
           if (!(error instanceof Refusal && error.errno === EINVAL)) throw error;
         }
@@ -150,7 +150,7 @@ export class IommufdDevice extends IommufdObject {
       });
       let former: FormerUsers | undefined;
       try {
-        former = yield* change.moveToFresh(this, fresh, this.process);
+        former = yield* change.moveToFresh(this, pasid, fresh, this.process);
       } catch (error) {
         yield* abandonPagingHwpt(this.context, fresh);
         throw error;
@@ -173,44 +173,38 @@ export class IommufdDevice extends IommufdObject {
 
 /** How a device comes to a HWPT: by a first attach, or by a replace. */
 interface Change {
-  move(device: IommufdDevice, hwpt: Hwpt): Task<FormerUsers | undefined>;
+  move(device: IommufdDevice, pasid: number, hwpt: Hwpt): Task<FormerUsers | undefined>;
   /** To a HWPT that is not linked to its IOAS yet, and links it. All or nothing. */
-  moveToFresh(device: IommufdDevice, hwpt: PagingHwpt, caller: Process): Task<FormerUsers | undefined>;
+  moveToFresh(device: IommufdDevice, pasid: number, hwpt: PagingHwpt, caller: Process): Task<FormerUsers | undefined>;
 }
 
 /** Errors of the attach win over those of the link: the attach comes first. */
-function attaching(pasid: number): Change {
-  return {
-    *move(device, hwpt) {
-      yield* device.igroup.attach(device, pasid, hwpt);
-      return undefined;
-    },
-    *moveToFresh(device, hwpt, caller) {
-      yield* device.igroup.attach(device, pasid, hwpt);
-      try {
-        yield* hwpt.link(caller);
-      } catch (error) {
-        const former = yield* device.igroup.detach(device, pasid);
-        for (const holder of former!.holders) hwpt.users.put(holder);
-        throw error;
-      }
-      return undefined;
-    },
-  };
-}
+const attaching: Change = {
+  *move(device, pasid, hwpt) {
+    yield* device.igroup.attach(device, pasid, hwpt);
+    return undefined;
+  },
+  *moveToFresh(device, pasid, hwpt, caller) {
+    yield* device.igroup.attach(device, pasid, hwpt);
+    try {
+      yield* hwpt.link(caller);
+    } catch (error) {
+      const former = yield* device.igroup.detach(device, pasid);
+      for (const holder of former!.holders) hwpt.users.put(holder);
+      throw error;
+    }
+    return undefined;
+  },
+};
 
 /** Errors of the link win over those of the replace: nothing may be unmapped for a moment, so the link comes first. */
-function replacing(pasid: number): Change {
-  return {
-    *move(device, hwpt) {
-      return yield* device.igroup.replace(device, pasid, hwpt);
-    },
-    *moveToFresh(device, hwpt, caller) {
-      yield* hwpt.link(caller);
-      return yield* device.igroup.replace(device, pasid, hwpt);
-    },
-  };
-}
+const replacing: Change = {
+  move: (device, pasid, hwpt) => device.igroup.replace(device, pasid, hwpt),
+  *moveToFresh(device, pasid, hwpt, caller) {
+    yield* hwpt.link(caller);
+    return yield* device.igroup.replace(device, pasid, hwpt);
+  },
+};
 
 /** Device users of a paging HWPT (reference 1.1): 1, and one for each attachment to it or to a nested HWPT on it. */
 export function devicesUsers(hwpt: PagingHwpt): number {

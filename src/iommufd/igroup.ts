@@ -118,7 +118,7 @@ export class IGroup {
    * the driver's own. Then everything is as before, reservations included.
    */
   *replace(device: IommufdDevice, pasid: number, hwpt: Hwpt): Task<FormerUsers | undefined> {
-    yield* this.lock.take();
+    if (!this.lock.tryTake()) yield* this.lock.take();
     try {
       const attachment = this.attachments.get(pasid);
       if (!attachment?.devices.has(device)) {
@@ -138,7 +138,8 @@ export class IGroup {
         if (moves) for (const member of attachment.devices.keys()) spaceOf(hwpt).unreserve(member);
         throw error;
       }
-      yield* answerLeft(attachment);
+      // No page request comes by the old attachment any more: those that are not answered are (invariant 24).
+      if (old.faultQueue !== undefined) yield* old.faultQueue.discard(attachment.handle);
       if (moves) for (const member of attachment.devices.keys()) spaceOf(old).unreserve(member);
       const holders = [...attachment.devices.values()];
       for (const holder of holders) hwpt.users.get(holder);
@@ -162,7 +163,8 @@ export class IGroup {
         this.attachments.delete(pasid);
         if (pasid === NO_PASID) yield* this.group.detach();
         else yield* detachPasid(this.group, pasid);
-        yield* answerLeft(attachment);
+        const { faultQueue } = attachment.hwpt;
+        if (faultQueue !== undefined) yield* faultQueue.discard(attachment.handle);
       }
       if (pasid === NO_PASID) spaceOf(attachment.hwpt).unreserve(device);
       device.users.put(holder);
@@ -215,11 +217,6 @@ function refuseSharedFaults({ label, device }: IommufdDevice, hwpt: Hwpt): void 
     EINVAL,
     () => `${label} shares its page requests with other functions: ${hwpt.label} cannot have their faults`,
   );
-}
-
-/** No page request comes by the attachment any more: those that are not answered are (invariant 24). */
-function* answerLeft({ hwpt, handle }: Attachment): Task<void> {
-  if (hwpt.faultQueue !== undefined) yield* hwpt.faultQueue.discard(handle);
 }
 
 function withPasid(pasid: number): string {

@@ -289,35 +289,37 @@ export class IovaSpace {
   *unmap(start: bigint, last: bigint, removed: { bytes: bigint } = { bytes: 0n }): Task<bigint> {
     let from = start;
     for (let tries = 1; ; tries++) {
-      const pinned = yield* this.unmapUpToPinned(from, last, removed);
+      if (!this.domainsLock.tryTakeRead()) yield* this.domainsLock.takeRead();
+      let pinned: Area | undefined;
+      try {
+        const leaving: Area[] = [];
+        const end = this.collectLeaving(from, last, leaving);
+        if (leaving.length > 0) {
+          for (const area of leaving) removed.bytes += area.length;
+          for (let i = 0; i < this.domains.length; i++) yield* unmapAreas(this.domains[i], leaving);
+          for (const area of leaving) if (area.pinned) unpinArea(area);
+          this.vacate(leaving);
+        }
+        if (end instanceof Refusal) throw end;
+        pinned = end;
+      } finally {
+        this.domainsLock.releaseRead();
+      }
       if (pinned === undefined) break;
       if (pinned.start !== from) tries = 1;
       from = pinned.start;
-      pinned.refusesAccess = true;
-      for (const user of [...this.users]) yield* user.notifyUnmap(pinned.start, pinned.last - pinned.start + 1n);
-      if (tries > UNMAP_TRIES) {
-        refuse(EDEADLK, () => `${pinned.label} of ${this.label} is still pinned after ${tries} requests to unpin it`);
-      }
+      yield* this.askToUnpin(pinned, tries);
     }
     if (this.system.events.on) this.system.events.emit({ kind: "iommufd.area.unmap", ioas: this.label, start, last });
     return removed.bytes;
   }
 
-  /** As {@link unmap}, up to the first area that an access has pinned: returns that. */
-  private *unmapUpToPinned(start: bigint, last: bigint, removed: { bytes: bigint }): Task<Area | undefined> {
-    if (!this.domainsLock.tryTakeRead()) yield* this.domainsLock.takeRead();
-    try {
-      const leaving: Area[] = [];
-      const end = this.collectLeaving(start, last, leaving);
-      for (const area of leaving) removed.bytes += area.length;
-      if (leaving.length > 0) {
-        yield* this.leaveDomains(leaving, this.domains);
-        this.vacate(leaving);
-      }
-      if (end instanceof Refusal) throw end;
-      return end;
-    } finally {
-      this.domainsLock.releaseRead();
+  /** Asks all users to unpin an area that is to go. Refusal EDEADLK: it was for nothing too often. */
+  private *askToUnpin(area: Area, tries: number): Task<void> {
+    area.refusesAccess = true;
+    for (const user of [...this.users]) yield* user.notifyUnmap(area.start, area.last - area.start + 1n);
+    if (tries > UNMAP_TRIES) {
+      refuse(EDEADLK, () => `${area.label} of ${this.label} is still pinned after ${tries} requests to unpin it`);
     }
   }
 

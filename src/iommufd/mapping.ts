@@ -1,7 +1,7 @@
 // Runs in a browser.
 /** Areas in one domain: pinned, mapped, unmapped. Who may do that, and when, is the business of iova-space.ts. */
 import { newGather, type PagingDomain, PROT_CACHE, PROT_MMIO } from "../iommu/index.ts";
-import { PAGE_SIZE, type Process } from "../memory/index.ts";
+import { type FrameRun, PAGE_SIZE, type Process } from "../memory/index.ts";
 import { assert, EINVAL, refuse, type Task } from "../runtime/index.ts";
 import type { Area } from "./area.ts";
 
@@ -22,25 +22,36 @@ export function unpinArea(area: Area): void {
  * Maps the area's frames, consecutive ones in one call so that the largest leaves are used; without huge pages each page
  * in a call of its own. All or nothing; nothing if it is withdrawn. EINVAL for an area that nobody may read or write, then the driver's own.
  */
-export function* mapArea(domain: PagingDomain, area: Area, hugePages: boolean): Task<void> {
-  if (area.withdrawn) return;
-  const { start, size } = area;
+export function mapArea(domain: PagingDomain, area: Area, hugePages: boolean): Task<void> {
+  const { start, offset, size, pages } = area;
+  const runs = area.withdrawn ? [] : pages.frames(area.page, area.lastPage);
   // Memory of a device is not in the CPU's caches.
-  const prot = area.pages.source.kind === "dma-buf" ? (area.prot & ~PROT_CACHE) | PROT_MMIO : area.prot;
-  if ((area.prot & ~PROT_CACHE) === 0) {
+  const prot = pages.source.kind === "dma-buf" ? (area.prot & ~PROT_CACHE) | PROT_MMIO : area.prot;
+  if (!area.withdrawn && (area.prot & ~PROT_CACHE) === 0) {
     refuse(EINVAL, () => `${area.label} may be neither read nor written: no page table can hold it`);
   }
+  if (runs.length === 1 && (hugePages || size <= PAGE_SIZE)) {
+    return domain.map(start, runs[0].pfn * PAGE_SIZE + offset, size, prot);
+  }
+  return mapRuns(domain, area, runs, prot, hugePages);
+}
+
+function* mapRuns(
+  domain: PagingDomain,
+  { start, size, offset }: Area,
+  runs: readonly FrameRun[],
+  prot: number,
+  hugePages: boolean,
+): Task<void> {
   let done = 0;
   try {
-    const runs = area.pages.frames(area.page, area.lastPage);
-    for (let i = 0; i < runs.length; i++) {
-      const run = runs[i];
-      const offset = done === 0 ? area.offset : 0;
-      const end = done + Math.min(run.count * PAGE_SIZE - offset, size - done);
-      const physical = run.pfn * PAGE_SIZE + offset - done;
+    for (const run of runs) {
+      const skip = done === 0 ? offset : 0;
+      const end = done + Math.min(run.count * PAGE_SIZE - skip, size - done);
+      const physical = run.pfn * PAGE_SIZE + skip - done;
       while (done < end) {
         const bytes = hugePages ? end - done : Math.min(PAGE_SIZE, end - done);
-        yield* domain.map(done === 0 ? start : start + BigInt(done), physical + done, bytes, prot);
+        yield* domain.map(start + BigInt(done), physical + done, bytes, prot);
         done += bytes;
       }
     }

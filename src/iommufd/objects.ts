@@ -41,6 +41,8 @@ export abstract class IommufdObject {
   readonly users: RefCount;
   /** Calls that use the object right now: destruction waits for them. */
   shortTermUses = 0;
+  /** Being destroyed: not found any more, not gone yet. */
+  isGoing = false;
 
   constructor(id: number, noun: string, name?: string) {
     this.id = id;
@@ -67,8 +69,6 @@ export class ObjectTable {
   private readonly system: System;
   private readonly ids = new IdAllocator(1, 2 ** 31 - 1);
   private readonly published = new Map<number, IommufdObject>();
-  /** Being destroyed: not found any more, not gone yet. */
-  private readonly leaving = new Set<IommufdObject>();
   private readonly unused: WaitQueue;
 
   constructor(system: System) {
@@ -204,13 +204,13 @@ export class ObjectTable {
    */
   *bury(object: IommufdObject): Task<void> {
     if (!this.isPublished(object)) {
-      yield* this.unused.untilUninterrupted(() => !this.leaving.has(object));
+      yield* this.unused.untilUninterrupted(() => !object.isGoing);
       return;
     }
     this.hide(object);
     yield* this.waitUntilUnused(object);
     yield* object.destroy();
-    this.leaving.delete(object);
+    object.isGoing = false;
     this.tell("iommufd.object.bury", object);
   }
 
@@ -239,7 +239,7 @@ export class ObjectTable {
   /** No lookup finds the object any more; it is about to be destroyed. */
   private hide(object: IommufdObject): void {
     this.published.delete(object.id);
-    this.leaving.add(object);
+    object.isGoing = true;
   }
 
   private *waitUntilUnused(object: IommufdObject): Task<void> {
@@ -249,7 +249,7 @@ export class ObjectTable {
 
   private *finish(object: IommufdObject): Task<void> {
     yield* object.destroy();
-    this.leaving.delete(object);
+    object.isGoing = false;
     this.ids.free(object.id);
     this.unused.wake();
     this.tell("iommufd.object.destroy", object);

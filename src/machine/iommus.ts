@@ -76,7 +76,7 @@ export class IommuMaker {
       ...smmuFeatures({ ...features, substreamIdBits: features.pasidBits }),
       interrupt: (line) => driver.handleInterrupt(instance!, line),
     });
-    hardware.onFault = options.onFault;
+    hardware.onRefusal = options.onFault;
     options.cpu.broadcastTo((asid, start, size) => hardware.hearTlbInvalidation(asid, start, size));
     const probed = yield* driver.probe(hardware, {
       name: `smmu3.0x${base.toString(16).padStart(16, "0")}`,

@@ -226,6 +226,18 @@ describe("a fault queue", () => {
     return { machine, vmm, id, fd, hwpt };
   }
 
+  it("that is answered SUCCESS refuses nothing; INVALID does", () => {
+    const { vmm, fd, machine } = session();
+    const refused: string[] = [];
+    machine.onFault = (fault) => void refused.push(fault.text());
+    for (const code of [SUCCESS, INVALID]) {
+      vmm.dma(IOVA + code * 4096, true);
+      if (code === SUCCESS) vmm.map(IOVA, vmm.ram, 4096);
+      vmm.answer(fd, vmm.fault(fd)!.cookie, code);
+    }
+    expect(refused).toEqual([expect.stringContaining("write to 0x101000")]);
+  });
+
   it("gets what the device missed; once the page is mapped and the answer is SUCCESS, the DMA goes on", () => {
     const { vmm, fd } = session();
     vmm.guest.write64(RAM.ipa, 42n);

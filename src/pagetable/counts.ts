@@ -1,5 +1,5 @@
 // Runs in a browser.
-import { CHUNK_SIZE, PAGE_SHIFT } from "../memory/index.ts";
+import { CHUNK_SIZE, PAGE_SHIFT, type PhysicalMemory } from "../memory/index.ts";
 
 const FRAMES_PER_CHUNK = 512;
 
@@ -40,6 +40,15 @@ export class EntryCounts {
     this.last = chunk;
     return chunk;
   }
+}
+
+const countsOf = new WeakMap<PhysicalMemory, EntryCounts>();
+
+/** The counts of all tables in a memory: a frame is a table of one page table at most, and new ones need no room of theirs. */
+export function entryCounts(memory: PhysicalMemory): EntryCounts {
+  let counts = countsOf.get(memory);
+  if (counts === undefined) countsOf.set(memory, (counts = new EntryCounts()));
+  return counts;
 }
 
 function slotOf(table: number): number {

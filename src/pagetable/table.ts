@@ -564,8 +564,10 @@ export class PageTable {
     if (level === this.format.lastLevel) return;
     const words = this.tables.words(table);
     const first = wordIndex(table);
-    for (let at = first; at < first + 2 * this.entriesAt(level); at += 2) {
-      if (this.format.kind(level, words[at]) !== TABLE) continue;
+    for (let at = first, left = this.tables.usedEntries(table); left > 0; at += 2) {
+      const kind = this.format.kind(level, words[at]);
+      if (kind !== INVALID) left--;
+      if (kind !== TABLE) continue;
       const child = this.addressAt(words, at);
       this.freeBelow(level + 1, child);
       this.tables.free(child);

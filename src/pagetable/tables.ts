@@ -1,14 +1,14 @@
 // Runs in a browser.
 import { PAGE_SIZE, type PhysicalMemory, wordIndex } from "../memory/index.ts";
 import type { System } from "../runtime/index.ts";
-import { EntryCounts } from "./counts.ts";
+import { type EntryCounts, entryCounts } from "./counts.ts";
 import type { Format } from "./formats/format.ts";
 
 /** The tables of one page table as pieces of physical memory: made, freed, and how many entries of each are in use. */
 export class Tables {
   private readonly system: System;
   private readonly memory: PhysicalMemory;
-  private readonly used = new EntryCounts();
+  private readonly used: EntryCounts;
   private readonly framesPerTable: number;
   private readonly framesOfRoot: number;
   private frames = 0;
@@ -16,6 +16,7 @@ export class Tables {
   constructor(system: System, memory: PhysicalMemory, format: Format) {
     this.system = system;
     this.memory = memory;
+    this.used = entryCounts(memory);
     this.framesPerTable = (format.tableEntries * 8) / PAGE_SIZE;
     this.framesOfRoot = Math.ceil((format.rootEntries * 8) / PAGE_SIZE);
   }

@@ -2,8 +2,11 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { IntervalSet } from "./interval-set.ts";
 import { type Interval, IntervalMap, type Range } from "./intervals.ts";
+import { Random } from "./random.ts";
 
 const MAXIMUM = 2n ** 64n - 1n;
+/** Enough for several levels of nodes. */
+const CROWD = 2500;
 
 /** Crowded places: the bottom, the top, and where doubles begin to round. */
 const place = fc.oneof(
@@ -166,4 +169,44 @@ test("an IntervalSet holds the numbers that were added and not removed since", (
     }),
     { numRuns: 300 },
   );
+});
+
+test.each([
+  ["where numbers are exact", 0x100000000n],
+  ["where doubles begin to round", 2n ** 53n - 1500n],
+  ["at the top", MAXIMUM - 9000n],
+])("a crowd that grows, shrinks and grows again keeps its order and its holes, %s", (_where, base) => {
+  const random = new Random(1);
+  const map = new IntervalMap<number>();
+  const there = new Map<number, Interval<number>>();
+  const check = (): void => {
+    const places = [...there.keys()].sort((a, b) => a - b);
+    expect([...map].map(({ value }) => value)).toEqual(places);
+    expect([map.size, map.lowest?.value, map.highest?.value]).toEqual([places.length, places[0], places.at(-1)]);
+    // Intervals of two numbers, one apart: a hole of four is where at least one is missing.
+    const missing = Array.from({ length: CROWD }, (_, place) => place).find((place) => !there.has(place));
+    const last = base + BigInt(CROWD * 3 - 1);
+    const found = map.firstHole(base, last, 4n, (hole) => hole.start);
+    const expected = missing === undefined ? undefined : base + BigInt(missing * 3 - 1);
+    // Before the first there is only a hole of three.
+    if (missing !== 0) expect(found).toBe(expected);
+  };
+  for (const chanceToAdd of [90, 10, 60, 100, 0]) {
+    for (let step = 0; step < 4000; step++) {
+      const place = random.below(CROWD);
+      const interval = there.get(place);
+      const adds = random.below(100) < chanceToAdd;
+      if (adds && interval === undefined) {
+        const start = base + BigInt(place * 3);
+        there.set(place, map.insert(start, start + 1n, place));
+      } else if (!adds && interval !== undefined) {
+        expect(map.at(interval.last)).toBe(interval);
+        map.remove(interval);
+        there.delete(place);
+        expect(map.at(interval.start)).toBeUndefined();
+      }
+      if (step % 500 === 0) check();
+    }
+    check();
+  }
 });

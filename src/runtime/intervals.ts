@@ -2,15 +2,18 @@
 /**
  * Disjoint intervals over 0 … 2^64-1, and the holes between them.
  *
- * An AVL tree whose nodes also form a list. Every node knows the hole before it, and the largest such hole in its
- * subtree, so a search for a hole skips whole subtrees.
+ * A B-tree whose leaves form a list. Every slot of a node knows the largest hole below it, so a search for a hole skips
+ * whole subtrees; keys and holes of a node lie side by side as doubles (see `interval-node.ts`), so a way down waits for
+ * memory once or twice a level and there are few levels.
  *
- * Keys are bigints, but a tree that compares those, or doubles, waits for memory: each is an object of its own. So nodes
- * keep what decides the way down as small integers, which lie in the node itself: bounds as two signed 32-bit halves,
- * sizes of holes as the bits of a float (see `interval-keys.ts`).
+ * Doubles round above 2^53, but never change an order: what they say is checked exactly where it matters, at entries.
+ *
+ * Nodes split when they are full and go when they are empty; nothing is merged in between. A map that grows upwards leaves
+ * full nodes behind.
  */
 import { assert } from "./assert.ts";
-import { highHalf, LOWEST_HALF, lowHalf, sizeBits } from "./interval-keys.ts";
+import { Entry, Node, WIDTH } from "./interval-node.ts";
+import { numberOf } from "./u64.ts";
 
 /** One entry of an {@link IntervalMap}. It stays the same object until it is removed. */
 export interface Interval<V> {
@@ -28,81 +31,29 @@ export interface Range {
 
 const MAXIMUM = 0xffffffffffffffffn;
 
-/** An interval in the tree of an {@link IntervalMap}. */
-class Node<V> implements Interval<V> {
-  // The fields that a way down reads come first, to share a cache line.
-  readonly startHigh: number;
-  readonly startLow: number;
-  left: Node<V> | undefined = undefined;
-  right: Node<V> | undefined = undefined;
-  /** The largest `hole` in the subtree. */
-  largest = 0;
-  /** Size of the hole between the previous interval (or 0) and this one, as {@link sizeBits}. */
-  hole = 0;
-  height = 1;
-  parent: Node<V> | undefined = undefined;
-  readonly lastHigh: number;
-  readonly lastLow: number;
-  previous: Node<V> | undefined = undefined;
-  next: Node<V> | undefined = undefined;
+/** A search for a hole: see {@link IntervalMap.firstHole}. */
+interface HoleSearch<T> {
   readonly start: bigint;
   readonly last: bigint;
-  value: V;
-
-  constructor(start: bigint, last: bigint, value: V) {
-    this.startHigh = highHalf(start);
-    this.startLow = lowHalf(start);
-    this.lastHigh = highHalf(last);
-    this.lastLow = lowHalf(last);
-    this.start = start;
-    this.last = last;
-    this.value = value;
-  }
-
-  measureHole(): void {
-    const { previous } = this;
-    const size =
-      previous === undefined
-        ? (this.startHigh - LOWEST_HALF) * 2 ** 32 + (this.startLow - LOWEST_HALF)
-        : (this.startHigh - previous.lastHigh) * 2 ** 32 + (this.startLow - previous.lastLow - 1);
-    this.hole = sizeBits(size);
-  }
-
-  startsAtOrBefore(high: number, low: number): boolean {
-    return this.startHigh < high || (this.startHigh === high && this.startLow <= low);
-  }
-
-  endsBefore(high: number, low: number): boolean {
-    return this.lastHigh < high || (this.lastHigh === high && this.lastLow < low);
-  }
-
-  /** Brings `height` and `largest` up to date from the children; false if nothing changed. */
-  refresh(): boolean {
-    const { left, right } = this;
-    let height = 0;
-    let largest = this.hole;
-    if (left !== undefined) {
-      height = left.height;
-      if (left.largest > largest) largest = left.largest;
-    }
-    if (right !== undefined) {
-      if (right.height > height) height = right.height;
-      if (right.largest > largest) largest = right.largest;
-    }
-    height++;
-    if (height === this.height && largest === this.largest) return false;
-    this.height = height;
-    this.largest = largest;
-    return true;
-  }
+  readonly minimumSize: bigint;
+  /** A key below that of `start`, and the size, as the tree has them. */
+  readonly keyBelow: number;
+  readonly smallest: number;
+  readonly fits: (hole: Range) => T | undefined;
+  /** No hole behind it begins before `last`. */
+  ended: boolean;
 }
 
 /** Disjoint intervals, each with a value. Finding, adding and removing one takes time in proportion to log n. */
 export class IntervalMap<V> {
   private root: Node<V> | undefined;
+  /** The leaves at both ends. */
   private head: Node<V> | undefined;
   private tail: Node<V> | undefined;
   private count = 0;
+  /** Where {@link locate} ended. */
+  private leaf: Node<V> | undefined;
+  private index = -1;
 
   get size(): number {
     return this.count;
@@ -110,129 +61,90 @@ export class IntervalMap<V> {
 
   /** The interval with the lowest start. */
   get lowest(): Interval<V> | undefined {
-    return this.head;
+    return this.head?.entry(0);
   }
 
   /** The interval with the highest start. */
   get highest(): Interval<V> | undefined {
-    return this.tail;
+    return this.tail?.entry(this.tail.count - 1);
   }
 
   /** Adds an interval that intersects no other. Its object is the key to {@link remove}. */
   insert(start: bigint, last: bigint, value: V): Interval<V> {
     assert(start >= 0n && start <= last && last <= MAXIMUM, () => `no interval: ${text(start, last)}`);
-    const node = new Node(start, last, value);
-    const previous = this.floor(node.startHigh, node.startLow);
-    const next = previous === undefined ? this.head : previous.next;
-    assert(
-      (previous === undefined || previous.endsBefore(node.startHigh, node.startLow)) &&
-        (next === undefined || node.endsBefore(next.startHigh, next.startLow)),
-      () => `${text(start, last)} intersects an interval that is there`,
-    );
-    node.previous = previous;
-    node.next = next;
-    if (previous === undefined) this.head = node;
-    else previous.next = node;
-    if (next === undefined) this.tail = node;
-    else next.previous = node;
-
-    // Of two neighbours, one has no child on the side of the other.
-    if (previous !== undefined && previous.right === undefined) {
-      previous.right = node;
-      node.parent = previous;
-    } else if (next !== undefined) {
-      next.left = node;
-      node.parent = next;
-    } else {
-      this.root = node;
-    }
-    node.measureHole();
-    node.largest = node.hole;
-    next?.measureHole();
-    this.retrace(node.parent);
-    this.retrace(next);
+    const entry = new Entry(start, last, value);
+    this.locate(start);
+    const leaf = this.leaf ?? this.plant();
+    const index = this.index + 1;
+    this.assertFree(entry, leaf, index);
+    const isHighest = leaf.next === undefined && index === leaf.count;
+    this.add(leaf, index, entry, numberOf(start), isHighest);
+    if (!isHighest) this.measureNextHole(entry.leaf!, entry.leaf === leaf ? index : entry.leaf!.indexOf(entry));
     this.count++;
-    return node;
+    return entry;
   }
 
   /** Removes an interval that {@link insert} returned. */
   remove(interval: Interval<V>): void {
-    const node = interval as Node<V>;
-    const { previous, next } = node;
-    assert(
-      (previous === undefined ? this.head : previous.next) === node,
-      () => `${text(node.start, node.last)} was removed already`,
-    );
-    if (previous === undefined) this.head = next;
-    else previous.next = next;
-    if (next === undefined) this.tail = previous;
-    else next.previous = previous;
-    next?.measureHole();
-
-    let from: Node<V> | undefined;
-    if (node.left === undefined || node.right === undefined) {
-      from = node.parent;
-      this.replaceChild(node, node.left ?? node.right);
-    } else {
-      // Two children: the next node, which has no left child, takes its place.
-      const heir = next!;
-      from = heir.parent === node ? heir : heir.parent;
-      this.replaceChild(heir, heir.right);
-      heir.left = node.left;
-      heir.left.parent = heir;
-      heir.right = node.right;
-      if (heir.right !== undefined) heir.right.parent = heir;
-      this.replaceChild(node, heir);
-      heir.height = node.height;
-      heir.largest = node.largest;
-    }
-    this.retrace(from);
-    this.retrace(next);
+    const entry = interval as Entry<V>;
+    const { leaf } = entry;
+    assert(leaf !== undefined, () => `${text(entry.start, entry.last)} was removed already`);
+    const index = leaf.indexOf(entry);
+    leaf.remove(index);
+    entry.leaf = undefined;
     this.count--;
-    node.parent = node.left = node.right = undefined;
-    // So that a second removal is noticed; `next` stays for whoever is iterating.
-    node.previous = node;
+    if (leaf.count > 0) {
+      this.measureNextHole(leaf, index - 1);
+      return;
+    }
+    const { next } = leaf;
+    this.drop(leaf);
+    if (next !== undefined) this.measureNextHole(next, -1);
   }
 
   /** The interval that holds `point`. */
   at(point: bigint): Interval<V> | undefined {
-    const high = highHalf(point);
-    const low = lowHalf(point);
-    const node = this.floor(high, low);
-    return node === undefined || node.endsBefore(high, low) ? undefined : node;
+    const entry = this.locate(point);
+    return entry === undefined || entry.last < point ? undefined : entry;
   }
 
   /** The lowest interval that shares a number with `start` … `last`. */
   firstIntersecting(start: bigint, last: bigint): Interval<V> | undefined {
-    const node = this.firstEndingFrom(start);
-    return node !== undefined && node.start <= last ? node : undefined;
+    const entry = this.firstEndingFrom(start);
+    return entry !== undefined && entry.start <= last ? entry : undefined;
   }
 
+  /** The interval behind one that is there, or behind where it was. */
   next(interval: Interval<V>): Interval<V> | undefined {
-    return (interval as Node<V>).next;
+    const { leaf } = interval as Entry<V>;
+    if (leaf !== undefined) return leaf.entryAfter(leaf.indexOf(interval as Entry<V>));
+    this.locate(interval.start);
+    return this.leaf?.entryAfter(this.index);
   }
 
   previous(interval: Interval<V>): Interval<V> | undefined {
-    return (interval as Node<V>).previous;
+    const { leaf } = interval as Entry<V>;
+    assert(leaf !== undefined, () => `${text(interval.start, interval.last)} was removed`);
+    return leaf.entryBefore(leaf.indexOf(interval as Entry<V>));
   }
 
   /** The intervals that share a number with `start` … `last`, ascending. The one just told may be removed. */
   *intersecting(start: bigint, last: bigint): Generator<Interval<V>, void, undefined> {
-    let node = this.firstEndingFrom(start);
-    while (node !== undefined && node.start <= last) {
-      const { next } = node;
-      yield node;
-      node = next;
+    let entry: Interval<V> | undefined = this.firstEndingFrom(start);
+    while (entry !== undefined && entry.start <= last) {
+      const next = this.next(entry);
+      yield entry;
+      entry = next;
     }
   }
 
   /** The gaps inside `start` … `last`, clipped to it, ascending. */
   *holes(start: bigint, last: bigint): Generator<Range, void, undefined> {
     let at = start;
-    for (let node = this.firstEndingFrom(start); node !== undefined && node.start <= last; node = node.next) {
-      if (node.start > at) yield { start: at, last: node.start - 1n };
-      if (node.last >= last) return;
-      at = node.last + 1n;
+    for (const interval of this.intersecting(start, last)) {
+      if (interval.start > at) yield { start: at, last: interval.start - 1n };
+      if (interval.last >= last) return;
+      at = interval.last + 1n;
     }
     if (at <= last) yield { start: at, last };
   }
@@ -244,122 +156,160 @@ export class IntervalMap<V> {
    */
   firstHole<T>(start: bigint, last: bigint, minimumSize: bigint, fits: (hole: Range) => T | undefined): T | undefined {
     assert(minimumSize > 0n, "a hole of no size is nowhere");
-    const minimumSpan = minimumSize - 1n;
-    const offer = (from: bigint, to: bigint): T | undefined => {
-      const hole = { start: from < start ? start : from, last: to > last ? last : to };
-      return hole.last - hole.start >= minimumSpan ? fits(hole) : undefined;
-    };
-    const startHigh = highHalf(start);
-    const startLow = lowHalf(start);
-    const lastHigh = highHalf(last);
-    const lastLow = lowHalf(last);
-    const smallest = sizeBits(Number(minimumSize));
-    const search = (node: Node<V> | undefined): T | undefined => {
-      while (node !== undefined && node.largest >= smallest) {
-        // Holes on the left end before this node starts, holes on the right begin after it.
-        if (!node.startsAtOrBefore(startHigh, startLow)) {
-          const found = search(node.left);
-          if (found !== undefined) return found;
-          if (node.hole >= smallest) {
-            const fit = offer(node.previous === undefined ? 0n : node.previous.last + 1n, node.start - 1n);
-            if (fit !== undefined) return fit;
-          }
-        }
-        if (!node.endsBefore(lastHigh, lastLow)) return undefined;
-        node = node.right;
-      }
-      return undefined;
-    };
-    const found = search(this.root);
-    if (found !== undefined) return found;
-    const beyond = this.tail === undefined ? 0n : this.tail.last + 1n;
-    return beyond <= MAXIMUM ? offer(beyond, MAXIMUM) : undefined;
+    const key = numberOf(start);
+    const keyBelow = key - 1 - key * Number.EPSILON;
+    const search = { start, last, minimumSize, keyBelow, smallest: numberOf(minimumSize), fits, ended: false };
+    const found = this.root && this.searchHoles(this.root, search);
+    if (found !== undefined || search.ended) return found;
+    const beyond = this.highest === undefined ? 0n : this.highest.last + 1n;
+    return offer(search, beyond, MAXIMUM);
   }
 
   *[Symbol.iterator](): Generator<Interval<V>, void, undefined> {
     yield* this.intersecting(0n, MAXIMUM);
   }
 
-  /** The interval with the highest start that is not above a key, given in halves. */
-  private floor(high: number, low: number): Node<V> | undefined {
+  // ---- Ways through the tree
+
+  /**
+   * The entry with the highest start that is not above `point`. `leaf` and `index` say where it is, or would be: -1 stands
+   * for what is before a leaf, where its keys begin; no leaf, in an empty tree.
+   */
+  private locate(point: bigint): Entry<V> | undefined {
+    const key = numberOf(point);
     let node = this.root;
-    let found: Node<V> | undefined;
-    while (node !== undefined) {
-      if (node.startsAtOrBefore(high, low)) {
-        found = node;
-        node = node.right;
+    while (node !== undefined && node.level > 0) node = node.child(Math.max(node.floor(key), 0));
+    this.leaf = node;
+    this.index = node === undefined ? -1 : node.floor(key);
+    if (node === undefined) return undefined;
+    return key < 2 ** 53 ? this.located(node) : this.locateExactly(node, point);
+  }
+
+  /** Of several entries with the same key, the last one that is not above `point`. */
+  private locateExactly(from: Node<V>, point: bigint): Entry<V> | undefined {
+    for (let node = from; ; this.index--) {
+      const entry = this.located(node);
+      if (entry === undefined || entry.start <= point) return entry;
+      if (this.index >= 0) continue;
+      node = this.leaf = node.previous!;
+      this.index = node.count - 1;
+    }
+  }
+
+  private located(leaf: Node<V>): Entry<V> | undefined {
+    return this.index >= 0 ? leaf.entry(this.index) : leaf.entryBefore(0);
+  }
+
+  /** The lowest entry whose last is not below `point`. */
+  private firstEndingFrom(point: bigint): Entry<V> | undefined {
+    const entry = this.locate(point);
+    if (entry !== undefined && entry.last >= point) return entry;
+    return this.leaf?.entryAfter(this.index);
+  }
+
+  private searchHoles<T>(node: Node<V>, search: HoleSearch<T>): T | undefined {
+    // The holes before all entries further down end before `start`.
+    for (let i = Math.max(node.floor(search.keyBelow), 0); i < node.count; i++) {
+      if (node.hole(i) < search.smallest) continue;
+      let found: T | undefined;
+      if (node.level > 0) {
+        found = this.searchHoles(node.child(i), search);
       } else {
-        node = node.left;
+        const previous = node.entryBefore(i);
+        const from = previous === undefined ? 0n : previous.last + 1n;
+        search.ended = from > search.last;
+        if (!search.ended) found = offer(search, from, node.entry(i).start - 1n);
       }
+      if (found !== undefined || search.ended) return found;
     }
-    return found;
+    return undefined;
   }
 
-  /** The lowest interval whose last is not below `point`. */
-  private firstEndingFrom(point: bigint): Node<V> | undefined {
-    const high = highHalf(point);
-    const low = lowHalf(point);
-    const node = this.floor(high, low);
-    if (node === undefined) return this.head;
-    return node.endsBefore(high, low) ? node.next : node;
+  // ---- Changes
+
+  /** The first leaf. */
+  private plant(): Node<V> {
+    this.root = this.head = this.tail = new Node<V>(0);
+    return this.root;
   }
 
-  /** Mends heights, largest holes and the balance from `node` upwards, as far as something changes. */
-  private retrace(from: Node<V> | undefined): void {
-    for (let node = from; node !== undefined; node = node.parent) {
-      const changed = node.refresh();
-      const lean = heightOf(node.left) - heightOf(node.right);
-      if (lean > 1) {
-        const left = node.left!;
-        if (heightOf(left.left) < heightOf(left.right)) this.rotateLeft(left);
-        node = this.rotateRight(node);
-      } else if (lean < -1) {
-        const right = node.right!;
-        if (heightOf(right.right) < heightOf(right.left)) this.rotateRight(right);
-        node = this.rotateLeft(node);
-      } else if (!changed) {
-        return;
-      }
+  /** Doubles that differ have the order of what they stand for: only where they are equal the entries are looked at. */
+  private assertFree({ start, last }: Entry<V>, leaf: Node<V>, index: number): void {
+    assert(
+      (leaf.lastBefore(index) < numberOf(start) || (leaf.entryBefore(index)?.last ?? -1n) < start) &&
+        (numberOf(last) < leaf.keyAfter(index - 1) || (leaf.entryAfter(index - 1)?.start ?? MAXIMUM + 1n) > last),
+      () => `${text(start, last)} intersects an interval that is there`,
+    );
+  }
+
+  /** Puts an entry or a node into a slot of `node`, or of its new neighbour if it is full. `isHighest`: nothing is behind it. */
+  private add(node: Node<V>, index: number, slot: Entry<V> | Node<V>, key: number, isHighest: boolean): void {
+    if (node.count < WIDTH) {
+      node.add(index, slot, key);
+      if (isHighest || node.level > 0) this.passHoleUp(node);
+      return;
+    }
+    const from = isHighest ? WIDTH : WIDTH / 2;
+    const right = node.split(from);
+    if (this.tail === node) this.tail = right;
+    if (index > from || isHighest) right.add(index - from, slot, key);
+    else node.add(index, slot, key);
+    if (node.parent === undefined) {
+      this.root = new Node<V>(node.level + 1);
+      this.root.add(0, node, node.key(0));
+    }
+    this.passHoleUp(node);
+    this.add(node.parent!, node.parent!.indexOfChild(node) + 1, right, right.key(0), isHighest);
+  }
+
+  /** Takes an empty node away. */
+  private drop(node: Node<V>): void {
+    const { parent, previous, next } = node;
+    if (previous !== undefined) previous.next = next;
+    else if (node === this.head) this.head = next;
+    if (next !== undefined) next.previous = previous;
+    else if (node === this.tail) this.tail = previous;
+    if (parent === undefined) {
+      this.root = undefined;
+      return;
+    }
+    parent.remove(parent.indexOfChild(node));
+    if (parent.count === 0) {
+      this.drop(parent);
+      return;
+    }
+    this.passHoleUp(parent);
+    while (this.root!.level > 0 && this.root!.count === 1) {
+      this.root = this.root!.child(0);
+      this.root.parent = undefined;
     }
   }
 
-  /** Puts the right child in the place of `node`, which becomes its left child. Returns the child. */
-  private rotateLeft(node: Node<V>): Node<V> {
-    const child = node.right!;
-    this.replaceChild(node, child);
-    node.right = child.left;
-    if (node.right !== undefined) node.right.parent = node;
-    child.left = node;
-    node.parent = child;
-    node.refresh();
-    child.refresh();
-    return child;
+  /** The entry behind a place in a leaf has another one before it now. */
+  private measureNextHole(leaf: Node<V>, index: number): void {
+    const isHere = index + 1 < leaf.count;
+    if (isHere) leaf.measureHole(index + 1);
+    this.passHoleUp(leaf);
+    if (isHere || leaf.next === undefined) return;
+    leaf.next.measureHole(0);
+    this.passHoleUp(leaf.next);
   }
 
-  private rotateRight(node: Node<V>): Node<V> {
-    const child = node.left!;
-    this.replaceChild(node, child);
-    node.left = child.right;
-    if (node.left !== undefined) node.left.parent = node;
-    child.right = node;
-    node.parent = child;
-    node.refresh();
-    child.refresh();
-    return child;
-  }
-
-  /** Hangs `child` where `node` hangs. */
-  private replaceChild(node: Node<V>, child: Node<V> | undefined): void {
-    const { parent } = node;
-    if (parent === undefined) this.root = child;
-    else if (parent.left === node) parent.left = child;
-    else parent.right = child;
-    if (child !== undefined) child.parent = parent;
+  /** Tells the nodes above the largest hole of `node`, as far as that changes something. */
+  private passHoleUp(node: Node<V>): void {
+    for (let at = node; at.parent !== undefined; at = at.parent) {
+      const index = at.parent.indexOfChild(at);
+      const largest = at.largestHole;
+      if (at.parent.hole(index) === largest) return;
+      at.parent.setHole(index, largest);
+    }
   }
 }
 
-function heightOf<V>(node: Node<V> | undefined): number {
-  return node === undefined ? 0 : node.height;
+/** Asks about a hole, if enough of it is in the bounds of the search. */
+function offer<T>({ start, last, minimumSize, fits }: HoleSearch<T>, from: bigint, to: bigint): T | undefined {
+  const hole = { start: from < start ? start : from, last: to > last ? last : to };
+  return hole.last - hole.start >= minimumSize - 1n ? fits(hole) : undefined;
 }
 
 function text(start: bigint, last: bigint): string {

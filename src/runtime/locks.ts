@@ -132,6 +132,20 @@ export class Mutex extends Lock {
     task.held.push(this);
   }
 
+  /**
+   * {@link take} without a generator, for hot paths: false, and nothing happened, if it could block or be preempted.
+   *
+   *     if (!lock.tryTake()) yield* lock.take();
+   */
+  tryTake(): boolean {
+    if (this.system.tasks.exploring || this.owner !== undefined) return false;
+    const task = this.taker();
+    this.system.lockOrder.record(task, this);
+    this.owner = task;
+    task.held.push(this);
+    return true;
+  }
+
   release(): void {
     const task = this.taker();
     assert(

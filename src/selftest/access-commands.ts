@@ -21,6 +21,8 @@ import { ClientFrames } from "./client-frames.ts";
 /** Bytes of one ACCESS_PAGES or ACCESS_RW. */
 const LONGEST = 16n * 2n ** 20n;
 const PAGE = BigInt(PAGE_SIZE);
+/** Where short ACCESS_RW carry their bytes: a new array costs more than all else that they do, and none of them blocks. */
+const carried = new Uint8Array(PAGE_SIZE);
 
 export const createAccess: Operation = operation(TestCreateAccess, function* ({ call, test }) {
   const { context, process, argument } = call;
@@ -75,7 +77,7 @@ export const accessRw: Operation = operation(TestAccessRw, ({ call, test }) => {
   refuseLong(length);
   refuseUnknown(flags, ACCESS_WRITE | ACCESS_SLOW_PATH | ACCESS_SYZ);
   const { access } = accessFileOf(process, test.id);
-  const bytes = new Uint8Array(Number(length));
+  const bytes = length <= carried.length ? carried.subarray(0, Number(length)) : new Uint8Array(Number(length));
   const slow = (flags & ACCESS_SLOW_PATH) !== 0;
   if ((flags & ACCESS_WRITE) !== 0) {
     process.memory.read(uptr, bytes);

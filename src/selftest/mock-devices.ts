@@ -5,14 +5,16 @@ import type { Device } from "../iommu/index.ts";
 import { Hwpt, type IommufdContext, IommufdDevice, IommufdObject } from "../iommufd/index.ts";
 import { EINVAL, refuse, type Task } from "../runtime/index.ts";
 import {
+  type Fields,
   MOCK_NO_DIRTY,
   MOCK_PASID,
+  type Struct,
   TEST_MOCK_DOMAIN_FLAGS,
   TestMockDomain,
   TestMockDomainReplace,
   TestPasid,
 } from "../uapi/index.ts";
-import { type AnyTestCall, type Operation, operation } from "./call.ts";
+import { type Operation, operation, type TestCall } from "./call.ts";
 
 /** A mock device with its driver: the driver is the test, which binds the device and gives it back when it goes. */
 export class SelftestDevice extends IommufdObject {
@@ -84,58 +86,54 @@ export function mockDomain(bus: MockBus): Operation {
   });
 }
 
-export const mockDomainReplace: Operation = operation(TestMockDomainReplace, (given) =>
-  withDevice(given, function* ({ bound }, { call, test }) {
+export const mockDomainReplace: Operation = deviceOperation(
+  TestMockDomainReplace,
+  function* ({ bound }, { call, test }) {
     test.pt_id = yield* bound.replace(test.pt_id);
     call.respond();
-  }),
+  },
 );
 
-export const pasidAttach: Operation = operation(TestPasid, (given) =>
-  withDevice(given, function* ({ bound }, { call, test }) {
-    test.pt_id = yield* bound.attach(test.pt_id, test.pasid);
-    call.respond();
-  }),
-);
+export const pasidAttach: Operation = deviceOperation(TestPasid, function* ({ bound }, { call, test }) {
+  test.pt_id = yield* bound.attach(test.pt_id, test.pasid);
+  call.respond();
+});
 
-export const pasidReplace: Operation = operation(TestPasid, (given) =>
-  withDevice(given, function* ({ bound }, { call, test }) {
-    test.pt_id = yield* bound.replace(test.pt_id, test.pasid);
-    call.respond();
-  }),
-);
+export const pasidReplace: Operation = deviceOperation(TestPasid, function* ({ bound }, { call, test }) {
+  test.pt_id = yield* bound.replace(test.pt_id, test.pasid);
+  call.respond();
+});
 
-export const pasidDetach: Operation = operation(TestPasid, (given) =>
-  withDevice(given, function* ({ bound }, { test }) {
-    yield* bound.detach(test.pasid);
-  }),
-);
+export const pasidDetach: Operation = deviceOperation(TestPasid, function* ({ bound }, { test }) {
+  yield* bound.detach(test.pasid);
+});
 
 /** `hwpt_id` 0: nothing may be attached. */
-export const pasidCheckHwpt: Operation = operation(TestPasid, (given) =>
-  withDevice(given, function* ({ bound }, { call, test }) {
-    const attached = bound.hwpt(test.pasid);
-    const expected = test.pt_id === 0 ? undefined : call.context.objects.any(test.pt_id);
-    if (expected !== undefined && !(expected instanceof Hwpt)) refuse(EINVAL, () => `${expected.label} is no HWPT`);
-    if (attached !== expected) {
-      refuse(EINVAL, () => {
-        const what = attached?.label ?? "nothing";
-        return `PASID ${test.pasid} of ${bound.label} is attached to ${what}, not ${expected?.label ?? "nothing"}`;
-      });
-    }
-  }),
-);
+export const pasidCheckHwpt: Operation = deviceOperation(TestPasid, function* ({ bound }, { call, test }) {
+  const attached = bound.hwpt(test.pasid);
+  const expected = test.pt_id === 0 ? undefined : call.context.objects.any(test.pt_id);
+  if (expected !== undefined && !(expected instanceof Hwpt)) refuse(EINVAL, () => `${expected.label} is no HWPT`);
+  if (attached !== expected) {
+    refuse(EINVAL, () => {
+      const what = attached?.label ?? "nothing";
+      return `PASID ${test.pasid} of ${bound.label} is attached to ${what}, not ${expected?.label ?? "nothing"}`;
+    });
+  }
+});
 
-/** Runs `body` with the selftest device that `id` names; it is not destroyed meanwhile. Refusal ENOENT. */
-function* withDevice<G extends { readonly call: AnyTestCall; readonly test: { readonly id: number } }>(
-  given: G,
-  body: (device: SelftestDevice, given: G) => Task<void>,
-): Task<void> {
-  const { objects } = given.call.context;
-  const device = objects.use(given.test.id, SelftestDevice);
+type DeviceBody<F extends Fields> = (device: SelftestDevice, given: TestCall<F>) => Task<void>;
+
+/** An operation on the selftest device that `id` names: it is not destroyed meanwhile. Refusal ENOENT. */
+function deviceOperation<F extends Fields>(struct: Struct<F>, body: DeviceBody<F>): Operation {
+  return operation(struct, (given) => withDevice(given, body));
+}
+
+function* withDevice<F extends Fields>(given: TestCall<F>, body: DeviceBody<F>): Task<void> {
+  const { context, command } = given.call;
+  const device = context.objects.use(command.id, SelftestDevice);
   try {
     yield* body(device, given);
   } finally {
-    objects.release(device);
+    context.objects.release(device);
   }
 }

@@ -11,7 +11,7 @@
  * switched; the table that was left is the next copy's place.
  */
 import { PAGE_SIZE, type PhysicalMemory, type RegisterBlock } from "../../memory/index.ts";
-import { changesInOneStep, type Entry, fillEntry, readEntry, writeEntry } from "../../pasidtable/index.ts";
+import { areEqual, changesInOneStep, type Entry, fillEntry, readEntry, writeEntry } from "../../pasidtable/index.ts";
 import { ERANGE, Mutex, refuse, type System, type Task } from "../../runtime/index.ts";
 import type { CommandQueue } from "./command-queue.ts";
 import { invalidateStreamEntry } from "./commands.ts";
@@ -92,15 +92,17 @@ export class StreamTable {
     try {
       const address = this.entryAddress(streamId);
       const current = readEntry(this.memory, address);
+      // Most moves of a master change its CD and not its STE.
+      if (areEqual(current, target)) return false;
       if (this.spare !== undefined && !changesInOneStep(current, target, streamTableEntryKind)) {
         this.spare = this.exchange(streamId, target, this.spare);
         invalidateStreamEntry(commands, streamId, false);
         yield* commands.sync();
         return true;
       }
-      return yield* writeEntry(this.memory, address, target, streamTableEntryKind, function* () {
+      return yield* writeEntry(this.memory, address, target, streamTableEntryKind, () => {
         invalidateStreamEntry(commands, streamId, true);
-        yield* commands.sync();
+        return commands.sync();
       });
     } finally {
       this.changing.release();

@@ -31,7 +31,10 @@ const ABORT_AND_RECORD: FaultPolicy = { stalls: false, records: true, aborts: tr
 const ABORT_SILENTLY: FaultPolicy = { stalls: false, records: false, aborts: true };
 
 export class FaultReporter {
+  /** Told of each fault when it is found. */
   onFault: ((fault: FaultExplanation) => void) | undefined = undefined;
+  /** Told of each access that fails for good: a stalled one only when it is aborted. */
+  onRefusal: ((fault: FaultExplanation) => void) | undefined = undefined;
   private readonly stream: EventStream;
   private readonly registers: Registers;
   private readonly events: EventQueue;
@@ -53,7 +56,8 @@ export class FaultReporter {
     if (policy.stalls) return this.stall(transaction, fault, aborts);
     const record = fault.event === SILENT_ABORT ? undefined : eventRecord(transaction, fault, -1);
     const recorded = record !== undefined && policy.records && this.events.record(record);
-    this.tell(transaction, fault, record, recorded);
+    const explanation = this.tell(transaction, fault, record, recorded);
+    this.onRefusal?.(explanation);
     return aborts ? "abort" : "ignore";
   }
 
@@ -75,18 +79,22 @@ export class FaultReporter {
     if (!this.stalls.hasRoom) return { tag: -1 };
     const tag = this.stalls.allocateTag();
     const record = eventRecord(transaction, fault, tag);
-    this.stalls.park(tag, transaction, record, aborts);
+    const explanation = this.tell(transaction, fault, record, true);
+    this.stalls.park(tag, transaction, record, aborts, () => this.onRefusal?.(explanation));
     this.events.recordStall(record);
-    this.tell(transaction, fault, record, true);
     return { tag };
   }
 
-  private tell(transaction: Transaction, fault: Fault, record: Uint32Array | undefined, recorded: boolean): void {
+  private tell(
+    transaction: Transaction,
+    fault: Fault,
+    record: Uint32Array | undefined,
+    recorded: boolean,
+  ): FaultExplanation {
     const { stream } = this;
-    if (this.onFault === undefined && !stream.on) return;
     const explanation = explainFault(transaction, fault, record, recorded);
     this.onFault?.(explanation);
-    if (!stream.on) return;
+    if (!stream.on) return explanation;
     stream.emit({
       kind: "smmuv3.translation.fault",
       smmu: this.label,
@@ -95,5 +103,6 @@ export class FaultReporter {
       recorded,
       text: explanation.text(),
     });
+    return explanation;
   }
 }

@@ -103,6 +103,15 @@ export class SmmuV3 implements RegisterBlock, DmaTarget {
     this.reporter.onFault = listener;
   }
 
+  /** Told of each access that fails for good: a stalled one only when it is aborted. */
+  get onRefusal(): ((fault: FaultExplanation) => void) | undefined {
+    return this.reporter.onRefusal;
+  }
+
+  set onRefusal(listener: ((fault: FaultExplanation) => void) | undefined) {
+    this.reporter.onRefusal = listener;
+  }
+
   /** The physical address of the last {@link translate}. */
   get physical(): number {
     return this.translator.physical;

@@ -15,6 +15,8 @@ interface Stalled {
   /** CD.A: a termination is an abort. Stage 2 always aborts. */
   readonly aborts: boolean;
   outcome: StallOutcome | undefined;
+  /** Told if it ends without having been translated. */
+  readonly failed: () => void;
 }
 
 export class Stalls {
@@ -49,8 +51,8 @@ export class Stalls {
     return tag;
   }
 
-  park(tag: number, transaction: Transaction, record: Uint32Array, aborts: boolean): void {
-    this.tags.set(tag, { transaction, record, aborts, outcome: undefined });
+  park(tag: number, transaction: Transaction, record: Uint32Array, aborts: boolean, failed: () => void): void {
+    this.tags.set(tag, { transaction, record, aborts, outcome: undefined, failed });
   }
 
   /** CMD_RESUME (§4.6.1): no effect unless the tag is in use by that stream. */
@@ -87,5 +89,6 @@ export class Stalls {
     if (stalled.outcome !== undefined) return;
     stalled.outcome = outcome;
     this.forgetEvent(stalled.record);
+    if (outcome !== "retry") stalled.failed();
   }
 }

@@ -112,7 +112,9 @@ export class LpaeFormat implements Format {
   private readonly folded: boolean;
   private readonly leafLevels: number;
   private readonly spans: readonly number[];
-  private readonly byProt: readonly LeafAttributes[];
+  /** Of the values that were asked for. */
+  private readonly byProt: LeafAttributes[] = [];
+  private readonly forceWriteBack: boolean;
 
   constructor(options: LpaeOptions) {
     const { stage, granule, inputBits, outputBits } = options;
@@ -149,11 +151,7 @@ export class LpaeFormat implements Format {
       .filter((level) => level >= start && this.hasLeaves(level))
       .map((level) => this.spans[level]);
     this.dirty = options.dirty ? writableDirty : undefined;
-    this.byProt = Array.from({ length: 64 }, (_, prot) =>
-      stage === 1
-        ? stage1Attributes(prot, options.dirty ?? false)
-        : stage2Attributes(prot, options.forceWriteBack ?? false),
-    );
+    this.forceWriteBack = options.forceWriteBack ?? false;
   }
 
   get label(): string {
@@ -220,7 +218,10 @@ export class LpaeFormat implements Format {
   }
 
   attributes(prot: number): LeafAttributes {
-    return this.byProt[prot];
+    return (this.byProt[prot] ??=
+      this.stage === 1
+        ? stage1Attributes(prot, this.dirty !== undefined)
+        : stage2Attributes(prot, this.forceWriteBack));
   }
 
   prot(low: number, high: number): number {

@@ -34,7 +34,13 @@ export interface EntryKind {
 }
 
 export function readEntry(memory: PhysicalMemory, address: number): Entry {
-  return newEntry().map((_, word) => memory.readWord(address + word * 4));
+  const entry = newEntry();
+  for (let word = 0; word < ENTRY_WORDS; word++) entry[word] = memory.readWord(address + word * 4);
+  return entry;
+}
+
+export function areEqual(a: Entry, b: Entry): boolean {
+  return a.every((word, i) => word === b[i]);
 }
 
 /** Writes a whole entry that the hardware cannot reach yet. */
@@ -54,24 +60,23 @@ export function* writeEntry(
   sync: () => Task<void>,
 ): Task<boolean> {
   const current = readEntry(memory, address);
-  const { prepared, critical } = planChange(current, target, kind);
   let written = false;
-  const step = function* (entry: Entry): Task<void> {
-    if (!writeDoublewords(memory, address, entry)) return;
+  for (const step of stepsBetween(current, target, kind)) {
+    if (!writeDoublewords(memory, address, step)) continue;
     written = true;
     yield* sync();
-  };
-  if (critical.length === 1) {
-    yield* step(prepared);
-    yield* step(withDoubleword(prepared, target, critical[0]));
-  } else if (critical.length > 1) {
-    const invalid = current.slice();
-    invalid[0] &= ~kind.validBit;
-    yield* step(invalid);
-    yield* step(withDoubleword(target, invalid, 0));
   }
-  yield* step(target);
   return written;
+}
+
+/** What the entry is after each sync. */
+function stepsBetween(current: Entry, target: Entry, kind: EntryKind): Entry[] {
+  const { prepared, critical } = planChange(current, target, kind);
+  if (critical.length === 0) return [target];
+  if (critical.length === 1) return [prepared, withDoubleword(prepared, target, critical[0]), target];
+  const invalid = current.slice();
+  invalid[0] &= ~kind.validBit;
+  return [invalid, withDoubleword(target, invalid, 0), target];
 }
 
 /** True if {@link writeEntry} can go from one to the other without an invalid entry in between. */
@@ -91,7 +96,10 @@ function planChange(
   const harmless = kind.harmless(current, target);
   const usedNow = without(kind.used(current), harmless);
   const usedThen = without(kind.used(target), harmless);
-  const prepared = current.map((word, i) => (word & usedNow[i]) | (target[i] & ~usedNow[i]));
+  const prepared = newEntry();
+  for (let word = 0; word < ENTRY_WORDS; word++) {
+    prepared[word] = (current[word] & usedNow[word]) | (target[word] & ~usedNow[word]);
+  }
   return { prepared, critical: doublewords.filter((i) => differs(prepared, target, usedThen, i)) };
 }
 
@@ -99,7 +107,9 @@ function planChange(
 const doublewords: readonly number[] = [0, 2, 4, 6, 8, 10, 12, 14];
 
 function without(mask: Entry, excepted: Entry): Entry {
-  return mask.map((word, i) => word & ~excepted[i]);
+  const rest = newEntry();
+  for (let word = 0; word < ENTRY_WORDS; word++) rest[word] = mask[word] & ~excepted[word];
+  return rest;
 }
 
 function differs(a: Entry, b: Entry, mask: Entry, i: number): boolean {
