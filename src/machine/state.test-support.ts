@@ -45,8 +45,7 @@ function tablesOf(memory: PhysicalMemory, iommu: MachineIommu, streams: readonly
     const tables = new SmmuTables(memory, iommu.hardware);
     return Object.fromEntries(streams.map((stream) => [stream, tables.stream(stream)]));
   }
-  const { hardware } = iommu as Extract<MachineIommu, { description: { kind: "virtio-iommu" } }>;
-  const { endpoints, domains } = hardware["domains"] as unknown as DeviceDomains;
+  const { endpoints, domains } = (iommu.hardware as unknown as { domains: DeviceDomains }).domains;
   return {
     endpoints: [...endpoints].map(([endpoint, domain]) => [endpoint, domain?.id]),
     domains: [...domains.values()].map(({ id, bypass, mappings }) => ({
