@@ -1,8 +1,17 @@
 import { describe, expect, it } from "vitest";
 import { CAP_SYS_ADMIN, CAP_SYS_RAWIO } from "../memory/index.ts";
-import { EACCES, EBUSY, EINVAL, ENODEV, EPERM, Refusal } from "../runtime/index.ts";
-import { BindIommufd, VFIO_DEVICE_BIND } from "../uapi/index.ts";
+import { EACCES, EADDRINUSE, EBUSY, EINVAL, ENODEV, EPERM, Refusal } from "../runtime/index.ts";
+import {
+  BindIommufd,
+  IoasAlloc,
+  IoasMap,
+  iommufdCommands,
+  MAP_FIXED_IOVA,
+  MAP_READABLE,
+  VFIO_DEVICE_BIND,
+} from "../uapi/index.ts";
 import { buildMachine, defineMachine, LibraryClient, type MachineInput } from "./index.ts";
+import { Lab } from "./lab.test-support.ts";
 
 const PCI = "/sys/bus/pci";
 const GROUPS = "/sys/kernel/iommu_groups";
@@ -147,5 +156,28 @@ describe("reserved regions of a machine file", () => {
     machine.system.run("probe", machine.core.probe(device));
     expect([reads(base), reads(base + 8192)]).toEqual([true, false]);
     machine.system.run("power down", machine.powerDown());
+  });
+
+  it("are kept free in every IOAS that the device is attached to, but for those that only the kernel needs", () => {
+    const regions: Regions = [
+      { type: "reserved", start: 0x10000, size: "4KiB" },
+      { type: "direct-relaxable", start: 0x20000, size: "4KiB" },
+    ];
+    const lab = new Lab({ devices: [{ model: "edu", reserved: regions }] });
+    const { client, iommu } = lab;
+    const device = lab.bound(0);
+    const taken = lab.ioas();
+    expect(lab.errno(() => lab.attach(device, taken))).toBe(EADDRINUSE);
+    const { IOAS_ALLOC, IOAS_MAP } = iommufdCommands;
+    const ioas = client.ioctl(iommu, IOAS_ALLOC.number, new IoasAlloc(), { size: 12 }).out_ioas_id;
+    lab.attach(device, ioas);
+    const page = BigInt(client.process.memory.map(1));
+    const map = (iova: bigint) => () => {
+      const range = { size: 40, ioas_id: ioas, user_va: page, length: 4096n, iova };
+      client.ioctl(iommu, IOAS_MAP.number, new IoasMap(), { ...range, flags: MAP_FIXED_IOVA | MAP_READABLE });
+    };
+    expect([map(0x10000n), map(0x20000n)].map(lab.errno)).toEqual([EINVAL, undefined]);
+    lab.detach(device);
+    expect(lab.errno(map(0x10000n))).toBeUndefined();
   });
 });
