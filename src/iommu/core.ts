@@ -44,6 +44,8 @@ export interface IommuCoreOptions {
   readonly devices?: () => Iterable<Device>;
   /** Reads what the firmware says of a device without a driver, and tells the core by `setFirmware`. Refusals of that. */
   readonly configureDma?: (device: Device) => Task<void>;
+  /** Nanoseconds after which a page request that nobody answers is answered INVALID; never if absent, as in Linux. */
+  readonly pageRequestTimeout?: number;
 }
 
 export class IommuCore {
@@ -51,6 +53,8 @@ export class IommuCore {
   readonly probeMutex: Mutex;
   /** IOMMUs that are not there may still get a driver: as long as a machine powers up. */
   waitsForDrivers = true;
+  /** See {@link IommuCoreOptions}. */
+  readonly pageRequestTimeout: number | undefined;
   private readonly options: IommuCoreOptions;
   private readonly registered = new Map<string, IommuInstance>();
   private readonly ready = new Set<IommuInstance>();
@@ -62,6 +66,7 @@ export class IommuCore {
   constructor(system: System, options: IommuCoreOptions = {}) {
     this.system = system;
     this.options = options;
+    this.pageRequestTimeout = options.pageRequestTimeout;
     this.probeMutex = new Mutex(system, "iommu.probe");
   }
 

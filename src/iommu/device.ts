@@ -37,6 +37,8 @@ export interface DeviceIommu {
   stranded: boolean;
   /** How many resets of it are under way, one inside the other: see reset-window.ts. */
   resetDepth: number;
+  /** Nanoseconds after which a page request that nobody answers is answered INVALID; never, if absent. */
+  readonly pageRequestTimeout?: number | undefined;
   /** While it may report page requests. */
   faults?: DeviceFaults | undefined;
   /** Why it is in its group, where the topology decided. */

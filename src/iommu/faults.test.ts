@@ -1,11 +1,22 @@
 import { describe, expect, it } from "vitest";
-import { EBUSY, EINVAL, ENODEV, ENOMEM, Refusal, refuse, System, type Task } from "../runtime/index.ts";
-import { IommuCore } from "./core.ts";
+import {
+  EBUSY,
+  EINVAL,
+  ENODEV,
+  ENOMEM,
+  Refusal,
+  refuse,
+  type SimulatedClock,
+  System,
+  type Task,
+} from "../runtime/index.ts";
+import { IommuCore, type IommuCoreOptions } from "./core.ts";
 import { Device } from "./device.ts";
 import type { Domain, IommuDriver } from "./driver.ts";
 import { FakeDriver, FakePagingDomain, FakeStaticDomain, fakeInstance } from "./fake-driver.test-support.ts";
 import {
   allowPageRequests,
+  discardPartialRequests,
   forbidPageRequests,
   type PageRequest,
   type PageRequestGroup,
@@ -36,9 +47,9 @@ class FakeNested extends NestedDomain {
 }
 
 /** A device, claimed, and what its driver answered to page requests: group id and code. */
-function setUp(traits: Partial<IommuDriver> = {}) {
+function setUp(traits: Partial<IommuDriver> = {}, options: IommuCoreOptions = {}) {
   const system = new System();
-  const core = new IommuCore(system, { defaultDomain: "identity" });
+  const core = new IommuCore(system, { defaultDomain: "identity", ...options });
   const driver = new FakeDriver(core);
   const responses: [number, number][] = [];
   Object.assign(driver, {
@@ -112,6 +123,35 @@ describe("a page request", () => {
     run(taken[0].respond(RESPONSE_INVALID));
     run(forbidPageRequests(device));
     expect([responses, taken[0].isAnswered]).toEqual([[[7, RESPONSE_SUCCESS]], true]);
+  });
+
+  it("that nobody answers in time is answered INVALID, where there is a time for it", () => {
+    const { system, device, run, paging, report, attach, responses, taken } = setUp({}, { pageRequestTimeout: 1000 });
+    const clock = system.clock as SimulatedClock;
+    attach(paging());
+    allowPageRequests(device);
+    report(1);
+    clock.advance(600);
+    report(2);
+    run(taken[0].respond(RESPONSE_SUCCESS));
+    clock.advance(999);
+    expect(responses).toEqual([[1, RESPONSE_SUCCESS]]);
+    clock.advance(1);
+    expect(responses.slice(1)).toEqual([[2, RESPONSE_INVALID]]);
+    run(taken[1].respond(RESPONSE_SUCCESS));
+    run(forbidPageRequests(device));
+    clock.advance(5000);
+    expect(responses).toHaveLength(2);
+  });
+
+  it("that is not complete is forgotten when the queue it came by lost requests", () => {
+    const { device, paging, report, attach, taken } = setUp();
+    attach(paging());
+    allowPageRequests(device);
+    report(1, { last: false });
+    discardPartialRequests([device, new Device({ name: "not probed" })]);
+    report(1);
+    expect(taken.map(({ requests }) => requests.length)).toEqual([1]);
   });
 
   it.each<[string, (world: ReturnType<typeof setUp>) => void]>([

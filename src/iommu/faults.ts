@@ -4,7 +4,7 @@
  *
  * Requests come one by one; those of one group id belong together, and the one with LAST_PAGE completes the group. Only
  * complete groups are handed on. Always true: each group is answered exactly once, by whoever has it; what is left when
- * a device may not report any more is answered INVALID.
+ * a device may not report any more, or when the time for it is over, is answered INVALID.
  */
 import { assert, EBUSY, EINVAL, ENODEV, ENOMEM, Refusal, refuse, type Task } from "../runtime/index.ts";
 import type { Device } from "./device.ts";
@@ -60,6 +60,8 @@ export class PageRequestGroup {
   readonly handle: object | undefined;
   private readonly faults: DeviceFaults | undefined;
   private answered = false;
+  /** Ends the time that there is for an answer. */
+  private stopTimer: (() => void) | undefined;
 
   constructor(device: Device, requests: readonly PageRequest[], handle: object | undefined) {
     this.device = device;
@@ -73,10 +75,20 @@ export class PageRequestGroup {
     return this.answered;
   }
 
+  /** If nobody has answered when so many nanoseconds have passed, the answer is INVALID. */
+  expireAfter(timeout: number): void {
+    const { system } = groupOf(this.device);
+    this.stopTimer = system.clock.after(timeout, () => {
+      if (system.events.on) system.events.emit({ kind: "iommu.fault.expire", device: this.device.name });
+      system.tasks.start(`expired page request of ${this.device.label}`, this.respond(RESPONSE_INVALID));
+    });
+  }
+
   /** Answers the device, if nobody has yet and its driver knows how. Cannot fail. */
   *respond(code: ResponseCode): Task<void> {
     if (this.answered) return;
     this.answered = true;
+    this.stopTimer?.();
     this.faults?.pending.delete(this);
     const { driver } = this.device.iommu!.instance;
     if (driver.pageResponse === undefined) return;
@@ -136,6 +148,8 @@ export function* reportPageRequest(device: Device, request: PageRequest): Task<v
   const group = new PageRequestGroup(device, [...earlier, request], attachment.handle);
   try {
     groupOf(device).system.failures.point("iommu.fault.group", ENOMEM);
+    const { pageRequestTimeout } = device.iommu!;
+    if (pageRequestTimeout !== undefined) group.expireAfter(pageRequestTimeout);
     attachment.handler(group);
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;

@@ -48,6 +48,7 @@ const deviceData: Step = {
     core.system.failures.point("iommu.device.allocate");
     device.iommu = {
       instance,
+      pageRequestTimeout: core.pageRequestTimeout,
       maxPasids: 0,
       data: undefined,
       requireDirect: false,

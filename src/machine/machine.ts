@@ -49,6 +49,8 @@ export interface MachineOptions {
   readonly seed?: number;
   /** With the mock IOMMU of Linux's own tests, and the ioctl by which tests drive it. */
   readonly mock?: boolean;
+  /** Nanoseconds after which a page request that nobody answers is answered INVALID; never if absent, as in Linux. */
+  readonly pageRequestTimeout?: number;
 }
 
 /** Builds a machine and powers it up. */
@@ -92,6 +94,7 @@ export class Machine {
     this.memory = new PhysicalMemory(this.system, { ram: [{ base, size }], foreignBase: base + size + CHUNK_SIZE });
     this.core = new IommuCore(this.system, {
       defaultDomain: description.defaultDomain,
+      pageRequestTimeout: options.pageRequestTimeout,
       configureDma: (device) => this.readFirmware(device),
     });
     const cpu = new Cpu(this.system, this.memory);
