@@ -146,6 +146,30 @@ describe("uiommu run", () => {
     expect(status).toBe(0);
   });
 
+  test.runIf(process.getuid?.() === 0)(
+    "lets root remove devices and find them again, and waits for who has one open",
+    () => {
+      const script = `cd /sys/bus/pci/devices
+      echo 1 > 0000:01:00.0/remove && ls . /dev/vfio/devices
+      echo 1 > ../rescan && ls . | wc -l && ls -d /sys/kernel/iommu_groups/* | wc -l
+      exec 5<>/dev/vfio/devices/vfio2
+      (exec 5>&-; echo 1 > 0000:06:01.0/remove; echo gone) &
+      while test -e /dev/vfio/devices/vfio2; do :; done
+      test -e 0000:06:01.0 && echo still there
+      exec 5>&-; wait; test -e 0000:06:01.0 || echo not there any more`;
+      const { status, out, err } = uiommu("run", "--machine", "switch", "--", "sh", "-c", script);
+      expect(err).toBe("");
+      expect(out.split("\n").map((line) => line.trim())).toEqual([
+        ".:",
+        ...["0000:00:01.0", "0000:00:02.0", "0000:05:00.0", "0000:06:01.0", ""],
+        "/dev/vfio/devices:",
+        "vfio2",
+        ...["9", "7", "still there", "gone", "not there any more", ""],
+      ]);
+      expect(status).toBe(0);
+    },
+  );
+
   test("a machine's memlock is the limit of clients that may not exceed it", () => {
     const tight = join(folder, "tight.yaml");
     writeFileSync(tight, "memory: { memlock: 4KiB }\ndevices: [{ model: edu }]\n");
