@@ -14,7 +14,7 @@ export function stateOfMachine(machine: Machine): unknown {
     files: textOf(files.nodes),
     frames: [memory.usedFrames, memory.adoptedFrames, memory.pinnedFrames],
     tags: iommus.map(({ instance }) =>
-      "contexts" in instance ? [instance.contexts.size, instance.vmids.size] : instance.domainIds.size,
+      "vmids" in instance ? [instance.contexts.size, instance.vmids.size] : instance.domainIds.size,
     ),
     hardware: iommus.map((iommu) => tablesOf(memory, iommu, streamsOf(machine, iommu))),
   };
