@@ -114,12 +114,13 @@ export class IommuMaker {
 }
 
 function configOf(features: VirtioIommuFeatureDescription): ReturnType<typeof virtioIommuConfig> {
-  const { inputBits, domainBits, probe, mmio, bypass } = features;
+  const { inputBits, domainBits, probe, mmio, bypass, attachTable } = features;
   return virtioIommuConfig({
     inputRange: inputBits === 64 ? undefined : { start: 0n, last: 2n ** BigInt(inputBits) - 1n },
     domainRange: domainBits === 32 ? undefined : { first: 0, last: 2 ** domainBits - 1 },
     probe,
     mmio,
+    attachTable,
     bypass: bypass === "absent" ? undefined : bypass === "on",
   });
 }
