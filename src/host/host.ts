@@ -28,6 +28,7 @@ import { Replies } from "./replies.ts";
 import { Requests } from "./requests.ts";
 import { SharedFiles } from "./shared-files.ts";
 import { MaterialTree } from "./tree.ts";
+import { Wakefulness } from "./wakefulness.ts";
 import { Windows } from "./windows.ts";
 
 const EISDIR = 21;
@@ -72,6 +73,7 @@ export class Host {
   private readonly events: EventFds;
   private readonly sharedFiles: SharedFiles;
   private readonly server: Server;
+  private readonly wakefulness = new Wakefulness();
   private readonly connections = new Set<Connection>();
   private readonly users = new Map<number, User>();
   /** Files that calls have made and their clients have not fetched yet, by token. */
@@ -93,7 +95,12 @@ export class Host {
       this.settle();
     });
     this.tree = new MaterialTree(served.files, this.directory);
-    this.windows = new Windows(served.memory, this.directory);
+    this.windows = new Windows(served.memory, this.directory, (work) => {
+      this.requests.start("registers that clients have mapped", function* (): Task<void> {
+        work();
+      });
+      this.settle();
+    });
     this.replies = new Replies(() => this.settle());
     this.requests = new Requests(this);
     this.server = createServer({ pauseOnConnect: true }, (socket) => this.accept(socket));
@@ -157,6 +164,7 @@ export class Host {
       this.writeUnasked(connection, arrival);
       return;
     }
+    this.replies.clientsWaitAwake = this.wakefulness.heard();
     this.events.hear();
     let at = 0;
     while (at < arrival.end) {
@@ -174,6 +182,7 @@ export class Host {
       if (taken === 0) break;
       at += taken;
     }
+    this.wakefulness.answered();
     if (at < arrival.end && !connection.keep(arrival.bytes.subarray(at, arrival.end))) connection.socket.destroy();
   }
 
@@ -195,6 +204,7 @@ export class Host {
     this.connections.delete(connection);
     this.dropInstallations(connection);
     this.windows.heard(connection);
+    this.requests.endChanges(connection);
     const { client, openFile } = connection;
     if (openFile !== undefined && client !== undefined) {
       this.files.delete(openFile.inode);
@@ -325,7 +335,7 @@ export class Host {
       this.onCall?.(endedCall({ process: client, kind: "open", file: path }, outcome, start));
       if (!outcome.ok) this.replies.send(connection, this.requests.resultOf(outcome));
       else if (connection.isClosed) this.release(outcome.value);
-      else this.publish(connection, inode, outcome.value, describeNode(node as FileNode, path, flags));
+      else this.publish(connection, inode, outcome.value, describeNode(node as FileNode, path, flags, outcome.value));
     };
     this.requests.start(`open ${path}`, () => openNode(node, path, client), done, client);
   }
@@ -401,9 +411,10 @@ function* openNode(node: FileNode | undefined, path: string, client: ClientProce
   }
 }
 
-function describeNode(node: FileNode, path: string, flags: number): Description {
+function describeNode(node: FileNode, path: string, flags: number, file: File): Description {
   if (node.kind === "device") {
-    return { kind: wire.FILE_DEVICE, mode: node.mode & 0o777, major: node.major, minor: node.minor, flags, path };
+    const kind = file.readable === undefined ? wire.FILE_DEVICE : wire.FILE_POLLED;
+    return { kind, mode: node.mode & 0o777, major: node.major, minor: node.minor, flags, path };
   }
   return { kind: wire.FILE_TEXT, mode: node.kind === "text" ? node.mode & 0o777 : 0, major: 0, minor: 0, flags, path };
 }

@@ -531,13 +531,13 @@ test("a virtio IOMMU has defaults of its own, and vfio-pci is bound behind it", 
       name: "viommu0",
       kind: "virtio-iommu",
       base: 0x9050000,
-      features: { inputBits: 48, domainBits: 32, probe: true, mmio: true, bypass: "absent" },
+      features: { inputBits: 48, domainBits: 32, probe: true, mmio: true, bypass: "absent", attachTable: false },
     },
     {
       name: "viommu1",
       kind: "virtio-iommu",
       base: 0x9070000,
-      features: { inputBits: 48, domainBits: 32, probe: true, mmio: true, bypass: "on" },
+      features: { inputBits: 48, domainBits: 32, probe: true, mmio: true, bypass: "on", attachTable: false },
     },
   ]);
   expect(machine.devices[0].driver).toBe("vfio-pci");

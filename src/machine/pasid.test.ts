@@ -18,14 +18,19 @@ import {
   VFIO_DEVICE_BIND,
   VFIO_DEVICE_DETACH,
 } from "../uapi/index.ts";
-import { buildMachine, LibraryClient, presets } from "./index.ts";
+import { buildMachine, defineMachine, LibraryClient, presets } from "./index.ts";
 
 const { HWPT_ALLOC, IOAS_ALLOC, IOAS_MAP } = iommufdCommands;
 const IOVA = 0x10_0000n;
 const COMMAND = 7 * 2 ** 40 + 4;
 
-function setUp() {
-  const machine = buildMachine(presets.nested);
+const virtio = defineMachine({
+  iommus: [{ kind: "virtio-iommu", features: { attachTable: true } }],
+  devices: [{ model: "edu", address: "00:01.0", capabilities: { pasid: 16 } }],
+});
+
+function setUp(description = presets.nested) {
+  const machine = buildMachine(description);
   const client = new LibraryClient(machine);
   const iommu = client.open("/dev/iommu");
   const file = client.open("/dev/vfio/devices/vfio0");
@@ -59,9 +64,12 @@ function setUp() {
   return { space, attach, detach, write, byteAt };
 }
 
-describe("a device that can send PASIDs", () => {
+describe.each([
+  ["an SMMUv3", presets.nested],
+  ["a virtio IOMMU that walks tables", virtio],
+])("a device that can send PASIDs, behind %s,", (_, description) => {
   it("reaches an address space by each", () => {
-    const { space, attach, detach, write, byteAt } = setUp();
+    const { space, attach, detach, write, byteAt } = setUp(description);
     const [own, first, second] = [space(), space(), space()];
     attach(own.hwpt);
     attach(first.hwpt, 5);
@@ -75,7 +83,7 @@ describe("a device that can send PASIDs", () => {
   });
 
   it("needs HWPTs that were allocated for PASIDs", () => {
-    const { space, attach } = setUp();
+    const { space, attach } = setUp(description);
     expect(() => attach(space(0).hwpt, 5)).toThrow(Refusal);
     const own = space(0);
     attach(own.hwpt);

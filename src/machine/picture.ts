@@ -69,7 +69,7 @@ function iommuLines(iommu: IommuDescription): string[] {
 }
 
 function virtioFacts({ base, features }: VirtioIommuDescription): string[] {
-  const { inputBits, domainBits, probe, mmio, bypass } = features;
+  const { inputBits, domainBits, probe, mmio, bypass, attachTable } = features;
   const domainless = {
     on: "devices without a domain bypass it at first",
     off: "devices without a domain reach nothing at first",
@@ -78,7 +78,9 @@ function virtioFacts({ base, features }: VirtioIommuDescription): string[] {
   return [
     `virtio IOMMU, virtio-mmio registers at 0x${base.toString(16)}`,
     `${inputBits}-bit IOVAs, ${domainBits}-bit domain ids; ${domainless}`,
-    `${probe ? "probes of reserved regions" : "no probes"}; ${mmio ? "device memory told apart" : "no MMIO flag"}`,
+    `${probe ? "probes of reserved regions" : "no probes"}; ${mmio ? "device memory told apart" : "no MMIO flag"}${
+      attachTable && probe ? "; tables of the driver's own, PASIDs" : ""
+    }`,
   ];
 }
 

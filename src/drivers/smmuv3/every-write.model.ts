@@ -12,6 +12,7 @@ import {
   ALLOC_NEST_PARENT,
   ALLOC_PASID,
   attachPasid,
+  Cpu,
   Device,
   type Domain,
   detachPasid,
@@ -22,13 +23,19 @@ import {
   PROT_READ,
   PROT_WRITE,
   replacePasid,
+  type SvaDomain,
+  type UserData,
+  type Viommu,
+  type ViommuServices,
 } from "../../iommu/index.ts";
-import { PAGE_SIZE, PhysicalMemory } from "../../memory/index.ts";
-import { EBUSY, EINVAL, Refusal, System, type Task } from "../../runtime/index.ts";
+import { LibraryProcess, PAGE_READ, PAGE_SIZE, PhysicalMemory } from "../../memory/index.ts";
+import { EBUSY, EINVAL, EOPNOTSUPP, Refusal, System, type Task } from "../../runtime/index.ts";
 import type { SmmuV3PagingDomain } from "./domain.ts";
 import { SmmuV3Driver } from "./driver.ts";
 import { ForgetfulSmmu } from "./forgetful-smmu.test-support.ts";
+import { GuestTables } from "./guest.test-support.ts";
 import { CMDQ_BASE } from "./registers.ts";
+import { HWPT_DATA_ARM_SMMUV3 } from "./user-data.ts";
 import { watched } from "./watched-memory.test-support.ts";
 
 /** The traffic without PASID, as the hardware knows it. */
@@ -37,13 +44,18 @@ const NONE = -1;
 const PASIDS = [1, 2, 1500];
 /** Two pages in one table, and one elsewhere. */
 const PLACES = [0x4000_0000, 0x4000_1000, 0x9_8020_0000];
-const DOMAINS = 5;
+/** Domains by number: stage 1, stage 2, a guest's stage 1 above each of these, and the memory of a process. */
 const STAGE2_FROM = 3;
+const NESTED_FROM = 5;
+const PROCESS = 7;
+/** Where guests have their memory, and where it is: for each stage 2. */
+const GUEST = { ipa: 0x8000_0000, size: 0x10_0000 };
+const GUEST_RAM = [0x300_0000, 0x310_0000];
 
 const operation = fc.oneof(
   {
     weight: 5,
-    arbitrary: fc.record({ do: fc.constant("attach" as const), group: fc.nat(2), domain: fc.nat(DOMAINS - 1) }),
+    arbitrary: fc.record({ do: fc.constant("attach" as const), group: fc.nat(2), domain: fc.nat(PROCESS - 1) }),
   },
   { weight: 2, arbitrary: fc.record({ do: fc.constant("detach" as const), group: fc.nat(2) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant("own" as const), group: fc.nat(2) }) },
@@ -53,7 +65,7 @@ const operation = fc.oneof(
       do: fc.constant("attach PASID" as const),
       group: fc.nat(1),
       pasid: fc.constantFrom(...PASIDS),
-      domain: fc.nat(DOMAINS - 1),
+      domain: fc.constantFrom(0, 1, 2, 3, NESTED_FROM, PROCESS, PROCESS),
     }),
   },
   {
@@ -68,11 +80,12 @@ const operation = fc.oneof(
     weight: 3,
     arbitrary: fc.record({
       do: fc.constantFrom("map" as const, "unmap" as const),
-      domain: fc.nat(DOMAINS - 1),
+      domain: fc.nat(NESTED_FROM - 1),
       place: fc.nat(PLACES.length - 1),
       frame: fc.nat(64),
     }),
   },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant("exit" as const) }) },
 );
 type Operation = typeof operation extends fc.Arbitrary<infer T> ? T : never;
 
@@ -88,7 +101,13 @@ class World {
   private readonly core = new IommuCore(this.system, { defaultDomain: "identity" });
   private readonly devices: readonly Device[];
   private readonly groups: readonly Group[];
-  private readonly domains: PagingDomain[] = [];
+  private readonly paging: PagingDomain[] = [];
+  private readonly nested: Domain[] = [];
+  private readonly viommus: Viommu[] = [];
+  private readonly cpu: Cpu;
+  private readonly process: LibraryProcess;
+  /** Made when first attached: its ASID may be in use. */
+  private ofProcess: SvaDomain | undefined;
   private readonly mappings = new Map<Domain, Map<number, number>>();
   private readonly ring: number;
   /** What was seen since the operation began, while one is watched. */
@@ -103,6 +122,9 @@ class World {
       system,
       watched(memory, (physical) => this.look(physical)),
     );
+    this.cpu = new Cpu(system, memory);
+    this.process = new LibraryProcess(system, memory);
+    this.process.memory.map(1, { address: PLACES[0] });
     const features = smmuFeatures({ substreamIdBits: 16, stalls: "terminate", ...choices });
     this.hardware = new SmmuV3(system, memory, {
       ...features,
@@ -110,6 +132,7 @@ class World {
     });
     const instance = this.run(this.driver.probe(this.hardware, { name: "smmu" }));
     this.run(this.core.register(instance));
+    this.cpu.broadcastTo((asid, start, size) => this.hardware.hearTlbInvalidation(asid, start, size));
     // The first has two streams and shares a group with one that has another number of PASIDs; the last has no PASIDs.
     const device = (name: string, pasidBits: number, ...streamIds: number[]): Device =>
       new Device({ name, firmware: { instance: "smmu", streamIds, pasidBits } });
@@ -118,14 +141,15 @@ class World {
     this.driver.deviceGroup = (device, core) => (device.name === "b" ? core.groups.get(0)! : deviceGroup(device, core));
     for (const each of this.devices) this.run(this.core.probe(each));
     this.groups = [...this.core.groups.values()];
-    for (let index = 0; index < DOMAINS; index++) {
+    for (let index = 0; index < NESTED_FROM; index++) {
       const flags = index < STAGE2_FROM ? ALLOC_PASID : ALLOC_NEST_PARENT;
       const domain = this.run(this.driver.allocatePaging(this.devices[0], flags, undefined));
-      this.domains.push(domain);
+      this.paging.push(domain);
       this.mappings.set(domain, new Map());
       // The first place is always mapped, in each domain to another page: what never may fault.
       this.map(domain, 0, 0x100 + index);
     }
+    for (const [index, physical] of GUEST_RAM.entries()) this.addGuest(this.paging[STAGE2_FROM + index], physical);
     this.ring = Math.floor(this.hardware.read32(CMDQ_BASE) / 4096);
     this.forgetful = new ForgetfulSmmu(system, memory, features, this.hardware);
   }
@@ -159,15 +183,18 @@ class World {
       for (const pasid of [...group.pasidDomains.keys()]) this.run(detachPasid(group, pasid));
       if (group.handle !== undefined) this.run(group.detach());
     }
-    for (const domain of this.domains) domain.free();
+    for (const viommu of this.viommus) this.run(viommu.free());
+    for (const domain of this.paging) domain.free();
+    this.ofProcess?.free();
     for (const device of [...this.devices].reverse()) this.run(this.core.release(device));
     expect(this.hardware.occupancy).toEqual({ stage1: 0, stage2: 0, stalled: 0 });
   }
 
   private carryOut(step: Operation): void {
     const group = "group" in step ? this.groups[step.group] : this.groups[0];
-    const domain = "domain" in step ? this.domains[step.domain] : this.domains[0];
-    const isStage2 = "domain" in step && step.domain >= STAGE2_FROM;
+    const domain = this.domain("domain" in step ? step.domain : 0);
+    if (domain === undefined) return;
+    const isStage2 = "domain" in step && step.domain >= STAGE2_FROM && step.domain !== PROCESS;
     switch (step.do) {
       case "attach":
         this.expectRefusal(
@@ -183,12 +210,14 @@ class World {
         this.run(group.owner === undefined ? group.claim(group.devices[0], this) : group.disclaim(group.devices[0]));
         return;
       case "attach PASID": {
-        const isOnStage2 = (group.domain as Partial<SmmuV3PagingDomain>).stage === 2;
+        const own = group.domain!;
+        const isOnStage2 = own.type === "nested" || (own as Partial<SmmuV3PagingDomain>).stage === 2;
+        const isGone = domain === this.ofProcess && !this.process.memory.alive;
         const isTooLarge = group.devices.some(({ iommu }) => step.pasid >= iommu!.maxPasids);
         const known = group.pasidDomains.get(step.pasid);
         if (known === domain) return;
         this.expectRefusal(
-          isTooLarge || isStage2 || isOnStage2 ? EINVAL : undefined,
+          domain.type === "nested" ? EOPNOTSUPP : isTooLarge || isStage2 || isOnStage2 || isGone ? EINVAL : undefined,
           (known === undefined ? attachPasid : replacePasid)(group, domain, step.pasid, {}),
         );
         return;
@@ -197,12 +226,63 @@ class World {
         this.run(detachPasid(group, step.pasid));
         return;
       case "map":
-        if (!this.mappings.get(domain)!.has(PLACES[step.place])) this.map(domain, step.place, step.frame);
+        if (!this.mappings.get(domain)!.has(PLACES[step.place]))
+          this.map(this.paging[step.domain], step.place, step.frame);
         return;
       case "unmap":
-        if (step.place > 0 && this.mappings.get(domain)!.has(PLACES[step.place])) this.unmap(domain, step.place);
+        if (step.place > 0 && this.mappings.get(domain)!.has(PLACES[step.place])) {
+          this.unmap(this.paging[step.domain], step.place);
+        }
+        return;
+      case "exit":
+        if (!this.process.memory.alive) return;
+        if (this.ofProcess !== undefined) this.mappings.get(this.ofProcess)!.clear();
+        this.process.exit();
         return;
     }
+  }
+
+  /** Undefined for the memory of a process that nobody had attached before it was gone. */
+  private domain(index: number): Domain | undefined {
+    if (index < NESTED_FROM) return this.paging[index];
+    if (index < PROCESS) return this.nested[index - NESTED_FROM];
+    if (this.ofProcess === undefined && this.process.memory.alive) this.share();
+    return this.ofProcess;
+  }
+
+  /** The process has one page; devices have it in their table from the first moment. */
+  private share(): void {
+    const mm = this.cpu.mmOf(this.process.memory);
+    this.run(mm.handleFault(BigInt(PLACES[0]), PAGE_READ));
+    const domain = this.run(this.driver.allocateSva(this.devices[0], mm));
+    mm.get(domain);
+    this.mappings.set(domain, new Map([[PLACES[0], mm.table.translate(PLACES[0])!.physical]]));
+    this.ofProcess = domain;
+  }
+
+  /** A guest whose memory a stage 2 shows; it maps the first place. */
+  private addGuest(parent: PagingDomain, physical: number): void {
+    const { memory } = this;
+    this.run(parent.map(BigInt(GUEST.ipa), physical, GUEST.size, PROT_READ | PROT_WRITE));
+    const real = (ipa: number): number => ipa - GUEST.ipa + physical;
+    const tables = new GuestTables(
+      {
+        read64: (ipa) => BigInt(memory.readWord(real(ipa))) + BigInt(memory.readWord(real(ipa) + 4)) * 2n ** 32n,
+        write64: (ipa, value) =>
+          memory.writeDoubleword(real(ipa), Number(value % 2n ** 32n), Number(value / 2n ** 32n)),
+      },
+      GUEST.ipa,
+      { asid: 1 },
+    );
+    tables.map(PLACES[0], GUEST.ipa + 0x8000);
+    const services = { virtualId: () => 1n, report: () => undefined } as Partial<ViommuServices> as ViommuServices;
+    const viommu = this.run(this.driver.allocateViommu(this.devices[0], parent, 1, undefined, services));
+    const bytes = new Uint8Array(new BigUint64Array(tables.streamEntry).buffer);
+    const data: UserData = { type: HWPT_DATA_ARM_SMMUV3, length: bytes.length, bytes, write: () => undefined };
+    const domain = this.run(viommu.allocateNested!(this.devices[0], 0, data));
+    this.viommus.push(viommu);
+    this.nested.push(domain);
+    this.mappings.set(domain, new Map([[PLACES[0], real(GUEST.ipa + 0x8000)]]));
   }
 
   private expectRefusal(errno: number | undefined, code: Task<void>): void {
@@ -274,6 +354,7 @@ describe("after every store, each stream and PASID translates as before the oper
     ["a full-featured SMMU", {}],
     ["context tables of one level", { twoLevelContextTable: false, substreamIdBits: 10 }],
     ["without range invalidation", { rangeInvalidation: false }],
+    ["with the ASIDs of the CPU", { broadcastTlb: true }],
     ["but for what a stream table of one level cannot do", { twoLevelStreamTable: false, streamIdBits: 6 }],
   ] as const)("%s", (_, choices) => {
     const steps = fc.array(operation, { minLength: 20, maxLength: 40, size: "max" });

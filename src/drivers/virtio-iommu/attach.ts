@@ -13,12 +13,14 @@ import type { VirtioIommuInstance } from "./instance.ts";
 import type { Master, Translation } from "./master.ts";
 import type { Ticket } from "./request-queue.ts";
 import { ATTACH_BYPASS, errnoOf, STATUS_OK, statusName, writeAttach, writeDetach, writeMap } from "./requests.ts";
+import { forgetTable, leaveTable, refuseBesidePasids } from "./tables.ts";
 
 /** From now on all endpoints of the master translate through `to`. A Refusal leaves them where they were. */
 export function* attach(master: Master, to: Translation): Task<void> {
   const { instance, endpoints } = master;
   const from = master.translation;
   if (from === to) return;
+  refuseBesidePasids(master, to.label);
   const { attachments, system } = instance;
   yield* attachments.takeWrite();
   try {
@@ -31,6 +33,7 @@ export function* attach(master: Master, to: Translation): Task<void> {
       }
     }
     master.translation = to;
+    yield* forgetTable(master);
   } finally {
     attachments.releaseWrite();
   }
@@ -47,11 +50,12 @@ export function* attach(master: Master, to: Translation): Task<void> {
 
 /** The endpoints are attached to nothing. Cannot fail. */
 export function* detach(master: Master): Task<void> {
-  const { instance, translation } = master;
-  if (translation === undefined) return;
+  const { instance, endpoints, translation, tables } = master;
+  if (translation === undefined && tables?.own === undefined) return;
   yield* instance.attachments.takeWrite();
   try {
-    for (const endpoint of master.endpoints) yield* leave(instance, endpoint, translation);
+    if (translation !== undefined) for (const endpoint of endpoints) yield* leave(instance, endpoint, translation);
+    else yield* leaveTable(master);
     master.translation = undefined;
   } finally {
     instance.attachments.releaseWrite();

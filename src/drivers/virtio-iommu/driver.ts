@@ -8,7 +8,9 @@
  * Where things are: the handshake and the configuration as facts in `features.ts`; one IOMMU with all it owns in
  * `instance.ts`; a virtqueue in `ring.ts`, with requests in it in `request-queue.ts` (their layouts in `requests.ts`), with
  * events in it in `event-queue.ts`, `fault-record.ts`, `event-handling.ts`. A device is a `master.ts`; what it is attached
- * to changes in `attach.ts`. A domain is in `domain.ts`, the identity domain in `identity.ts`.
+ * to changes in `attach.ts`. A domain is in `domain.ts`, the identity domain in `identity.ts`, the blocked one in
+ * `blocked.ts`. Where the IOMMU walks tables of ours, devices are attached to them in `tables.ts`, and `table-domain.ts` is a
+ * domain with a page table.
  *
  * Always true: while a domain has endpoints, the IOMMU has exactly the mappings that are recorded here, but for the
  * requests that are on their way, whose order is that of the record's changes. Without endpoints only the record exists.
@@ -17,9 +19,10 @@
  * Design principle: the record comes first, the request follows, and who needs the effect waits for everything sent so
  * far. The price: a mapping is a unit, and a wait may be longer than one's own request.
  *
- * Lock order: iommu.probe → iommu.group → virtio-iommu.attachments.
+ * Lock order: iommu.probe → iommu.group → virtio-iommu.attachments → pasidtable.table.
  */
 import {
+  ALLOC_PASID,
   type Capability,
   type Device,
   type Group,
@@ -33,8 +36,10 @@ import {
   type UserData,
 } from "../../iommu/index.ts";
 import type { PhysicalMemory, RegisterBlock } from "../../memory/index.ts";
+import { LOG2_LEAF_ENTRIES_MAX } from "../../pasidtable/index.ts";
 import { assert, EINVAL, ENODEV, EOPNOTSUPP, refuse, type System, type Task } from "../../runtime/index.ts";
 import { detach } from "./attach.ts";
+import { BlockedDomain } from "./blocked.ts";
 import { VirtioIommuPagingDomain } from "./domain.ts";
 import { handleInterrupt } from "./event-handling.ts";
 import type { FaultRecord } from "./fault-record.ts";
@@ -42,9 +47,11 @@ import { negotiate } from "./features.ts";
 import { freeIdentity, IdentityDomain } from "./identity.ts";
 import { VirtioIommuInstance, type VirtioIommuOptions } from "./instance.ts";
 import { type Master, masterOf } from "./master.ts";
-import { reservedRegionsIn } from "./properties.ts";
+import { reservedRegionsIn, type TableProperties, tablesIn } from "./properties.ts";
 import { addStatus, STATUS, STATUS_DRIVER_OK, STATUS_FAILED } from "./registers.ts";
 import { errnoOf, STATUS_OK, statusName } from "./requests.ts";
+import { VirtioIommuTableDomain } from "./table-domain.ts";
+import { freeTables, type MasterTables } from "./tables.ts";
 
 /** Where Linux places the window for translated message interrupts. */
 const SOFTWARE_MSI: ReservedRegion = { start: 0x800_0000n, last: 0x80f_ffffn, type: "software-msi" };
@@ -52,6 +59,7 @@ const SOFTWARE_MSI: ReservedRegion = { start: 0x800_0000n, last: 0x80f_ffffn, ty
 export class VirtioIommuDriver implements IommuDriver {
   readonly name = "virtio-iommu";
   readonly identityDomain: IdentityDomain = new IdentityDomain();
+  readonly blockedDomain: BlockedDomain = new BlockedDomain();
   /** Hears of every fault that a device reports; `explain` says it in a sentence. */
   onFault: ((fault: FaultRecord, explain: () => string) => void) | undefined;
   private readonly system: System;
@@ -107,9 +115,24 @@ export class VirtioIommuDriver implements IommuDriver {
       }
     }
     const reserved: ReservedRegion[] = [];
-    for (const endpoint of endpoints) reserved.push(...(yield* this.askForRegions(instance, endpoint)));
+    let properties: TableProperties | undefined;
+    for (const endpoint of endpoints) {
+      const { list, label } = yield* this.askForProperties(instance, endpoint);
+      reserved.push(...reservedRegionsIn(list, label));
+      if (instance.features.tables && endpoints.length === 1) properties = tablesIn(list, label);
+    }
     this.system.failures.point("virtio-iommu.master.allocate");
-    const master: Master = { device, instance, endpoints, reserved, translation: undefined, identity: undefined };
+    if (properties !== undefined) instance.learnTables(properties);
+    const tables = properties && newTables(properties, device);
+    const master: Master = {
+      device,
+      instance,
+      endpoints,
+      reserved,
+      translation: undefined,
+      identity: undefined,
+      tables,
+    };
     for (const endpoint of endpoints) masters.set(endpoint, master);
     device.iommu!.data = master;
   }
@@ -118,7 +141,9 @@ export class VirtioIommuDriver implements IommuDriver {
     const master = masterOf(device);
     yield* detach(master);
     freeIdentity(master);
+    freeTables(master);
     for (const endpoint of master.endpoints) master.instance.masters.delete(endpoint);
+    if (master.instance.masters.size === 0) master.instance.freeBlocked();
     device.iommu!.data = undefined;
   }
 
@@ -130,10 +155,14 @@ export class VirtioIommuDriver implements IommuDriver {
     return capability === "cache-coherency" || capability === "deferred-flush";
   }
 
-  /** Refusals: EOPNOTSUPP for any flag or data, and those of a new domain. */
+  /**
+   * A domain of mappings; one with a page table of our own for PASIDs, where the IOMMU walks such. Refusals: EOPNOTSUPP for
+   * other flags and data, and those of a new domain.
+   */
   *allocatePaging(device: Device, flags: number, data: UserData | undefined): Task<PagingDomain> {
-    const { instance } = masterOf(device);
+    const { instance, tables } = masterOf(device);
     if (data !== undefined) refuse(EOPNOTSUPP, () => `${instance.label}: a paging domain takes no data`);
+    if (flags === ALLOC_PASID && tables !== undefined) return new VirtioIommuTableDomain(instance, tables.properties);
     if (flags !== 0) {
       refuse(
         EOPNOTSUPP,
@@ -148,13 +177,28 @@ export class VirtioIommuDriver implements IommuDriver {
     return reserved.some(({ type }) => type === "msi") ? [...reserved] : [...reserved, SOFTWARE_MSI];
   }
 
-  private *askForRegions(instance: VirtioIommuInstance, endpoint: number): Task<ReservedRegion[]> {
+  private *askForProperties(
+    instance: VirtioIommuInstance,
+    endpoint: number,
+  ): Task<{ list: Uint8Array; label: string }> {
     const { probeSize } = instance.features;
-    if (probeSize === 0) return [];
-    const list = new Uint8Array(probeSize);
-    const status = yield* instance.requests.probe(endpoint, list);
     const label = `${instance.label}, endpoint 0x${endpoint.toString(16)}`;
+    const list = new Uint8Array(probeSize);
+    if (probeSize === 0) return { list, label };
+    const status = yield* instance.requests.probe(endpoint, list);
     if (status !== STATUS_OK) refuse(errnoOf(status), () => `${label}: PROBE is answered ${statusName(status)}`);
-    return reservedRegionsIn(list, label);
+    return { list, label };
   }
+}
+
+function newTables(properties: TableProperties, device: Device): MasterTables {
+  const most = properties.twoLevels ? Number.POSITIVE_INFINITY : LOG2_LEAF_ENTRIES_MAX;
+  return {
+    properties,
+    pasidBits: Math.min(device.pasidBits, properties.pasidBits, most),
+    table: undefined,
+    domainId: undefined,
+    own: undefined,
+    pasids: new Map(),
+  };
 }

@@ -27,7 +27,9 @@ const F_MAP_UNMAP = 1 << 2;
 const F_PROBE = 1 << 4;
 const F_MMIO = 1 << 5;
 const F_BYPASS_CONFIG = 1 << 6;
-const WANTED = F_INPUT_RANGE | F_DOMAIN_RANGE | F_MAP_UNMAP | F_PROBE | F_MMIO | F_BYPASS_CONFIG;
+/** Proposed, see requests.ts. */
+const F_ATTACH_TABLE = 1 << 7;
+const WANTED = F_INPUT_RANGE | F_DOMAIN_RANGE | F_MAP_UNMAP | F_PROBE | F_MMIO | F_BYPASS_CONFIG | F_ATTACH_TABLE;
 /** In the second word of features. */
 const F_VERSION_1 = 1;
 
@@ -45,6 +47,8 @@ export interface Features {
   readonly mmio: boolean;
   /** Endpoints can be attached to domains that translate nothing. */
   readonly bypassDomains: boolean;
+  /** Endpoints can be attached to tables of our own: which ones, PROBE says. */
+  readonly tables: boolean;
 }
 
 /**
@@ -92,6 +96,7 @@ function readConfig(registers: RegisterBlock, accepted: number, name: string): F
     probeSize: has(F_PROBE) ? words[8] : 0,
     mmio: has(F_MMIO),
     bypassDomains: has(F_BYPASS_CONFIG),
+    tables: has(F_ATTACH_TABLE),
   };
 }
 

@@ -4,6 +4,7 @@ import { ENOSPC, IntervalMap, numberOf, refuse, type Task } from "../../runtime/
 import { attach } from "./attach.ts";
 import { type Mapping, type Master, masterOf, type Translation } from "./master.ts";
 import { MAP_READ, MAP_WRITE } from "./requests.ts";
+import { attachBesidePasids } from "./tables.ts";
 
 /**
  * The identity domain, one for all devices of all virtio IOMMUs (reference 7.4). Behind an IOMMU with bypass domains it is
@@ -17,6 +18,7 @@ export class IdentityDomain extends Domain {
   /** Refusals: ENOSPC if no domain id is free; what the device answers. */
   override *attachDevice(device: Device): Task<void> {
     const master = masterOf(device);
+    if ((master.tables?.pasids.size ?? 0) > 0) return yield* attachBesidePasids(master, "bypass");
     yield* attach(master, master.instance.bypass ?? (master.identity ??= mapOneToOne(master)));
   }
 

@@ -1,12 +1,15 @@
 // Runs in a browser.
 import type { IommuInstance } from "../../iommu/index.ts";
 import type { PhysicalMemory, RegisterBlock } from "../../memory/index.ts";
-import { IdAllocator, IntervalMap, RwLock, type System } from "../../runtime/index.ts";
+import { ArmContexts } from "../../pasidtable/index.ts";
+import { ENOSPC, IdAllocator, IntervalMap, RwLock, refuse, type System, type Task } from "../../runtime/index.ts";
 import type { VirtioIommuDriver } from "./driver.ts";
 import { EventQueue } from "./event-queue.ts";
 import type { Features } from "./features.ts";
 import type { Master, Translation } from "./master.ts";
+import type { TableProperties } from "./properties.ts";
 import { RequestQueue } from "./request-queue.ts";
+import { writeInvalidateAsid } from "./requests.ts";
 
 /** How the machine describes one virtio IOMMU to the driver. */
 export interface VirtioIommuOptions {
@@ -30,8 +33,13 @@ export class VirtioIommuInstance implements IommuInstance {
   readonly masters = new Map<number, Master>();
   /** Held for reading while mappings change, for writing while endpoints move. */
   readonly attachments: RwLock;
-  /** PASIDs need tables of the driver's own. */
-  readonly maxPasids = 0;
+  readonly memory: PhysicalMemory;
+  /** PASIDs need tables of our own; the most that an endpoint was found to have. */
+  maxPasids = 0;
+  /** What tables of our own lead to, once an endpoint was found that may be attached to such. */
+  contexts: ArmContexts | undefined;
+  /** The domain without mappings, made when first needed. */
+  blocked: Translation | undefined;
 
   /** Everything in memory; the device is told of it by {@link program}. Refusals: ENODEV, ENOMEM. */
   constructor(
@@ -45,6 +53,7 @@ export class VirtioIommuInstance implements IommuInstance {
     this.name = options.name;
     this.driver = driver;
     this.system = system;
+    this.memory = memory;
     this.registers = registers;
     this.features = features;
     const { first, last } = features.domains;
@@ -80,8 +89,45 @@ export class VirtioIommuInstance implements IommuInstance {
     this.requests.free();
   }
 
+  /** Refusal ENOSPC if no domain id is free. */
+  blockedTranslation(): Translation {
+    if (this.blocked === undefined) {
+      this.system.failures.point("virtio-iommu.domain.allocate");
+      const id = this.domainIds.allocate() ?? refuse(ENOSPC, () => `${this.label}: no domain id is free`);
+      this.blocked = { label: "the blocked domain", id, bypass: false, mappings: new IntervalMap(), endpoints: 0 };
+    }
+    return this.blocked;
+  }
+
+  /** Gives that domain back; nobody is attached to it. */
+  freeBlocked(): void {
+    if (this.blocked !== undefined) this.domainIds.free(this.blocked.id);
+    this.blocked = undefined;
+  }
+
+  /** An endpoint may be attached to such tables. */
+  learnTables({ asidBits, pasidBits }: TableProperties): void {
+    this.maxPasids = Math.max(this.maxPasids, 2 ** pasidBits);
+    this.contexts ??= new ArmContexts(this.system, this.memory, {
+      label: this.label,
+      asidBits,
+      broadcast: false,
+      dirtyState: false,
+      mustStall: false,
+      flush: (asid) => this.flush(asid),
+    });
+  }
+
   get label(): string {
     return `virtio IOMMU ${this.name}`;
+  }
+
+  private *flush(asid: number): Task<void> {
+    const { requests } = this;
+    for (const { tables } of new Set(this.masters.values())) {
+      if (tables?.own !== undefined) requests.push(writeInvalidateAsid(requests.request, tables.domainId!, asid));
+    }
+    yield* requests.sync();
   }
 
   warn(text: string): void {

@@ -2,6 +2,7 @@
 import type { Device, ReservedRegion } from "../../iommu/index.ts";
 import type { IntervalMap } from "../../runtime/index.ts";
 import type { VirtioIommuInstance } from "./instance.ts";
+import type { MasterTables } from "./tables.ts";
 
 /** A device behind a virtio IOMMU, kept in `device.iommu.data`. */
 export interface Master {
@@ -15,6 +16,8 @@ export interface Master {
   translation: Translation | undefined;
   /** A 1:1 domain of its own, where the IOMMU has no domains that translate nothing; made when first needed. */
   identity: Translation | undefined;
+  /** Present where it may translate by tables of our own. */
+  readonly tables: MasterTables | undefined;
 }
 
 export interface Mapping {

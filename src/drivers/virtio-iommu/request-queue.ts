@@ -2,7 +2,7 @@
 /**
  * The request queue: requests go in one by one, are told to the device together, and are waited for together.
  *
- * A page holds the requests: slot n has 64 bytes of it, and the descriptors 2n (the request) and 2n+1 (its status). Always
+ * Pages hold the requests: slot n has 128 bytes of them, and the descriptors 2n (the request) and 2n+1 (its status). Always
  * true: a slot is free, or its chain is with the device and has a {@link Ticket}; the device answers in any order, but
  * carries out what it was offered in the order of the ring. The status is IOERR until the device writes another one.
  *
@@ -24,8 +24,8 @@ import {
 } from "./requests.ts";
 import { DESC_NEXT, DESC_WRITE, Ring } from "./ring.ts";
 
-const SLOT_BYTES = 64;
-const STATUS_OFFSET = 60;
+const SLOT_BYTES = 128;
+const STATUS_OFFSET = 124;
 /** Polls after which a device that does not answer counts as dead. */
 const POLLS_MAX = 10_000;
 
@@ -63,7 +63,7 @@ export class RequestQueue {
     this.name = name;
     this.ring = new Ring(memory, registers, { queue: 0, interrupts: false });
     try {
-      this.pfn = memory.allocate();
+      this.pfn = memory.allocate(this.frames);
     } catch (error) {
       this.ring.free();
       throw error;
@@ -76,13 +76,17 @@ export class RequestQueue {
     }
   }
 
+  private get frames(): number {
+    return Math.ceil(((this.ring.size / 2) * SLOT_BYTES) / 4096);
+  }
+
   program(): void {
     this.ring.program();
   }
 
   /** The device must have been reset. */
   free(): void {
-    this.memory.free(this.pfn);
+    this.memory.free(this.pfn, this.frames);
     this.ring.free();
   }
 

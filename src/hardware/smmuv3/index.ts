@@ -27,6 +27,7 @@
  * access.
  */
 export { CERROR_ABT, CERROR_ILL } from "./commands.ts";
+export { type AttachedTable, ContextTables } from "./context-tables.ts";
 export { eventName, type FaultExplanation, type Transaction } from "./faults.ts";
 export { decodeFeatures, type FeatureChoices, type Features, type IdRegisters, smmuFeatures } from "./features.ts";
 export type { InterruptLine } from "./interrupts.ts";

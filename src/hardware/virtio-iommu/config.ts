@@ -7,6 +7,8 @@ export const F_MAP_UNMAP = 1 << 2;
 export const F_PROBE = 1 << 4;
 export const F_MMIO = 1 << 5;
 export const F_BYPASS_CONFIG = 1 << 6;
+/** Proposed, not in the specification (reference 7.5): endpoints may be attached to tables of the driver's own. */
+export const F_ATTACH_TABLE = 1 << 7;
 /** Descriptors may refer to a table of descriptors (§6). */
 export const F_INDIRECT_DESC = 1 << 28;
 /** Bit 32 of all features: bit 0 of the second word. */
@@ -35,6 +37,8 @@ export interface FeatureChoices {
    */
   readonly bypass?: boolean | undefined;
   readonly indirectDescriptors?: boolean;
+  /** Endpoints may be attached to context tables of Arm's form, which the driver writes. Needs `probe`. Default false. */
+  readonly attachTable?: boolean;
 }
 
 export interface DeviceConfig {
@@ -55,7 +59,7 @@ const PROBE_SIZE = 512;
 
 export function virtioIommuConfig(choices: FeatureChoices = {}): DeviceConfig {
   const { pageSizeMask = 0xffff_ffff_ffff_f000n, inputRange, domainRange, bypass } = choices;
-  const { probe = true, mmio = true, indirectDescriptors = true } = choices;
+  const { probe = true, mmio = true, indirectDescriptors = true, attachTable = false } = choices;
   return {
     features:
       F_MAP_UNMAP |
@@ -64,6 +68,7 @@ export function virtioIommuConfig(choices: FeatureChoices = {}): DeviceConfig {
       (probe ? F_PROBE : 0) |
       (mmio ? F_MMIO : 0) |
       (bypass === undefined ? 0 : F_BYPASS_CONFIG) |
+      (attachTable && probe ? F_ATTACH_TABLE : 0) |
       (indirectDescriptors ? F_INDIRECT_DESC : 0),
     pageSizeMask,
     granule: lowestBit(pageSizeMask),

@@ -6,6 +6,7 @@
  * that is not {@link OK} means that nothing changed.
  */
 import { IntervalMap } from "../../runtime/index.ts";
+import type { AttachedTable, ContextTables } from "../smmuv3/index.ts";
 import { type DeviceConfig, F_BYPASS_CONFIG, F_MMIO } from "./config.ts";
 
 /** Statuses (§5.13.6). */
@@ -30,10 +31,12 @@ interface Mapping {
   readonly flags: number;
 }
 
+/** How a domain translates: by mappings; not at all, so that its endpoints see physical addresses; by tables in memory. */
+type DomainKind = "mappings" | "bypass" | "tables";
+
 interface DeviceDomain {
   readonly id: number;
-  /** It translates nothing: its endpoints see physical addresses. */
-  readonly bypass: boolean;
+  readonly kind: DomainKind;
   readonly mappings: IntervalMap<Mapping>;
   endpoints: number;
 }
@@ -49,19 +52,28 @@ export class Domains {
   /** Feature bits that the driver accepted. */
   features = 0;
   private readonly config: DeviceConfig;
+  /** The tables that endpoints are attached to, if that can be. */
+  private readonly tables: ContextTables | undefined;
   /** The domain of each endpoint that exists. */
   private readonly endpoints: Map<number, DeviceDomain | undefined>;
   private readonly domains = new Map<number, DeviceDomain>();
 
-  constructor(config: DeviceConfig, endpoints: Iterable<number>) {
+  constructor(config: DeviceConfig, endpoints: Iterable<number>, tables?: ContextTables) {
     this.config = config;
+    this.tables = tables;
     this.endpoints = new Map([...endpoints].map((endpoint) => [endpoint, undefined]));
+  }
+
+  /** These endpoints exist from now on; those that did already keep their domains. */
+  connect(endpoints: Iterable<number>): void {
+    for (const endpoint of endpoints) if (!this.endpoints.has(endpoint)) this.endpoints.set(endpoint, undefined);
   }
 
   /** Forgets all that requests made. */
   reset(): void {
     this.features = 0;
     this.domains.clear();
+    this.tables?.reset();
     for (const endpoint of this.endpoints.keys()) this.endpoints.set(endpoint, undefined);
   }
 
@@ -79,19 +91,40 @@ export class Domains {
   attach(domainId: number, endpoint: number, flags: number): number {
     const known = this.accepts(F_BYPASS_CONFIG) ? ATTACH_BYPASS : 0;
     if ((flags & ~known) !== 0) return INVAL;
+    return this.join(domainId, endpoint, (flags & ATTACH_BYPASS) !== 0 ? "bypass" : "mappings");
+  }
+
+  /** As {@link attach}, to a table of the driver's own. Again: to another table, from now on. */
+  attachTable(domainId: number, endpoint: number, table: AttachedTable): number {
+    const { tables } = this;
+    if (tables === undefined) return UNSUPP;
+    return this.join(domainId, endpoint, "tables", () => tables.attach(endpoint, table));
+  }
+
+  /** Forgets what it knows of the tables of a domain's endpoints. */
+  invalidate(domainId: number, forget: (tables: ContextTables, endpoint: number) => void): number {
+    const domain = this.domains.get(domainId);
+    if (domain === undefined) return NOENT;
+    if (domain.kind !== "tables") return INVAL;
+    for (const [endpoint, of] of this.endpoints) if (of === domain) forget(this.tables!, endpoint);
+    return OK;
+  }
+
+  /** `accept` is the last that can say no (INVAL). */
+  private join(domainId: number, endpoint: number, kind: DomainKind, accept: () => boolean = () => true): number {
     if (!this.endpoints.has(endpoint)) return NOENT;
     const { first, last } = this.config.domainRange;
     if (domainId < first || domainId > last) return RANGE;
-    const bypass = (flags & ATTACH_BYPASS) !== 0;
     let domain = this.domains.get(domainId);
-    if (domain !== undefined && domain.bypass !== bypass) return INVAL;
+    if ((domain !== undefined && domain.kind !== kind) || !accept()) return INVAL;
     const old = this.endpoints.get(endpoint);
     if (domain === old && old !== undefined) return OK;
     if (domain === undefined) {
-      domain = { id: domainId, bypass, mappings: new IntervalMap(), endpoints: 0 };
+      domain = { id: domainId, kind, mappings: new IntervalMap(), endpoints: 0 };
       this.domains.set(domainId, domain);
     }
     if (old !== undefined) this.leave(endpoint, old);
+    if (old?.kind === "tables" && kind !== "tables") this.tables!.detach(endpoint);
     domain.endpoints++;
     this.endpoints.set(endpoint, domain);
     return OK;
@@ -102,6 +135,7 @@ export class Domains {
     const domain = this.endpoints.get(endpoint);
     if (domain?.id !== domainId) return INVAL;
     this.leave(endpoint, domain);
+    if (domain.kind === "tables") this.tables!.detach(endpoint);
     return OK;
   }
 
@@ -110,7 +144,7 @@ export class Domains {
     if ((flags & ~known) !== 0) return INVAL;
     const domain = this.domains.get(domainId);
     if (domain === undefined) return NOENT;
-    if (domain.bypass || last < start) return INVAL;
+    if (domain.kind !== "mappings" || last < start) return INVAL;
     const { granule, inputRange } = this.config;
     if (start % granule !== 0n || (last + 1n) % granule !== 0n || physical % granule !== 0n) return RANGE;
     if (start < inputRange.start || last > inputRange.last) return RANGE;
@@ -123,7 +157,7 @@ export class Domains {
   unmap(domainId: number, start: bigint, last: bigint): number {
     const domain = this.domains.get(domainId);
     if (domain === undefined) return NOENT;
-    if (domain.bypass || last < start) return INVAL;
+    if (domain.kind !== "mappings" || last < start) return INVAL;
     const { mappings } = domain;
     for (const mapping of [mappings.at(start), mappings.at(last)]) {
       if (mapping !== undefined && (mapping.start < start || mapping.last > last)) return RANGE;
@@ -137,9 +171,24 @@ export class Domains {
   }
 
   /** Translates an access; `bypass` is what endpoints without a domain may do. Undefined: see {@link physical}. */
-  translate(endpoint: number, address: bigint, write: boolean, bypass: boolean): FaultReason | undefined {
+  translate(
+    endpoint: number,
+    pasid: number | undefined,
+    address: bigint,
+    write: boolean,
+    bypass: boolean,
+  ): FaultReason | undefined {
     const domain = this.endpoints.get(endpoint);
-    if (domain?.bypass ?? (bypass && this.endpoints.has(endpoint))) {
+    if (domain?.kind === "tables") {
+      const { tables } = this;
+      if (!tables!.translate(endpoint, pasid, address, write)) return "mapping";
+      this.physical = tables!.physical;
+      this.reach = tables!.reach;
+      return undefined;
+    }
+    // Address spaces by PASID are only in tables.
+    if (pasid !== undefined) return "domain";
+    if (domain === undefined ? bypass && this.endpoints.has(endpoint) : domain.kind === "bypass") {
       this.physical = Number(address);
       this.reach = Number.POSITIVE_INFINITY;
       return undefined;

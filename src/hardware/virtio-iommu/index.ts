@@ -5,8 +5,8 @@
  *
  * **What lives where.** Software's side: the rings and buffers in physical memory; the device reads and writes them when
  * it is notified, and keeps nothing of them but its place in each ring. The device's own side: registers (mmio.ts), the
- * configuration (config.ts), and the domains with their mappings as intervals (domains.ts). There is no page table, and
- * so nothing is cached and nothing is stale.
+ * configuration (config.ts), and the domains with their mappings as intervals (domains.ts). Of these nothing is cached and
+ * nothing is stale.
  *
  * **The way of a request**: mmio.ts → virtio-iommu.ts → virtqueue.ts takes a chain of descriptors → requests.ts reads it,
  * changes domains.ts, and writes the status. **The way of an access**: virtio-iommu.ts `access` → domains.ts; a failure
@@ -21,8 +21,11 @@
  * sense (a descriptor that is not there, a loop, memory that is not there) leaves the device unable to answer: it sets
  * DEVICE_NEEDS_RESET (§2.1.2) and looks at no queue until it is reset. Neither is ever an exception.
  *
- * **Not there**, and so not offered: event index, packed rings, queue reset, the deprecated BYPASS, page tables of the
- * driver's own (their requests would be rows of the table in requests.ts).
+ * **Tables of the driver's own** are a proposal (table-requests.ts), offered if asked for: an endpoint attached to a context
+ * table of Arm's form translates as a stream of an SMMU does (`ContextTables` of hardware/smmuv3), caches included, so that
+ * what is gone from the tables must be said.
+ *
+ * **Not there**, and so not offered: event index, packed rings, queue reset, the deprecated BYPASS.
  */
 export { type DeviceConfig, type FeatureChoices, virtioIommuConfig } from "./config.ts";
 export type { Fault, FaultExplanation } from "./faults.ts";

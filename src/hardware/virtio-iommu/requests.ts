@@ -1,8 +1,9 @@
 // Runs in a browser.
 /** Requests (§5.13.6): their layouts, and what the device answers. */
-import { type DeviceConfig, F_MAP_UNMAP, F_PROBE } from "./config.ts";
+import { type DeviceConfig, F_ATTACH_TABLE, F_MAP_UNMAP, F_PROBE } from "./config.ts";
 import { type Domains, INVAL, NOENT, OK, UNSUPP } from "./domains.ts";
-import { type ReservedMemory, writePropertyList } from "./properties.ts";
+import { type ReservedMemory, type TableProperties, writePropertyList } from "./properties.ts";
+import { attachTable, invalidate } from "./table-requests.ts";
 import type { Chain } from "./virtqueue.ts";
 
 const TAIL_BYTES = 4;
@@ -65,9 +66,11 @@ const kinds: Readonly<Record<number, RequestKind>> = {
     feature: F_PROBE,
     execute: (domains, request) => (domains.exists(request.getUint32(4, true)) ? OK : NOENT),
   },
+  6: { name: "ATTACH_TABLE", bytes: 76, feature: F_ATTACH_TABLE, execute: attachTable },
+  7: { name: "INVALIDATE", bytes: 56, feature: F_ATTACH_TABLE, execute: invalidate },
 };
 const PROBE = 5;
-const LONGEST = 72;
+const LONGEST = 76;
 
 export interface Answer {
   /** `"MAP"`; undefined for a type that the device does not know. */
@@ -85,11 +88,16 @@ export class RequestHandler {
   private readonly view = new DataView(this.bytes.buffer);
   private readonly tail = new Uint8Array(TAIL_BYTES);
 
-  constructor(config: DeviceConfig, domains: Domains, reserved: readonly ReservedMemory[]) {
+  constructor(
+    config: DeviceConfig,
+    domains: Domains,
+    reserved: readonly ReservedMemory[],
+    tables: TableProperties | undefined,
+  ) {
     this.config = config;
     this.domains = domains;
     this.properties = new Uint8Array(config.probeSize);
-    if (config.probeSize > 0) writePropertyList(this.properties, reserved);
+    if (config.probeSize > 0) writePropertyList(this.properties, reserved, tables);
   }
 
   /**

@@ -2,9 +2,11 @@
 import { BusError, type PhysicalMemory, type RegisterBlock } from "../../memory/index.ts";
 import type { DmaTarget, RequesterId } from "../../pci/index.ts";
 import { assert, type System, type Task } from "../../runtime/index.ts";
+import { ContextTables } from "../smmuv3/index.ts";
 import {
   ConfigSpace,
   type DeviceConfig,
+  F_ATTACH_TABLE,
   F_BYPASS_CONFIG,
   F_INDIRECT_DESC,
   F_VERSION_1_HIGH,
@@ -13,7 +15,7 @@ import {
 import { Domains } from "./domains.ts";
 import { explainFault, FAULT_BYTES, type Fault, type FaultExplanation, faultEvent } from "./faults.ts";
 import { INTERRUPT_USED, type MmioDevice, MmioRegisters } from "./mmio.ts";
-import { propertyListSize, type ReservedMemory } from "./properties.ts";
+import { propertyListSize, type ReservedMemory, type TableProperties } from "./properties.ts";
 import { RequestHandler } from "./requests.ts";
 import { BadRing, Virtqueue } from "./virtqueue.ts";
 
@@ -43,6 +45,7 @@ export class VirtioIommu implements RegisterBlock, DmaTarget {
   private readonly system: System;
   private readonly memory: PhysicalMemory;
   private readonly space: ConfigSpace;
+  private readonly tables: ContextTables | undefined;
   private readonly domains: Domains;
   private readonly requests: RequestHandler;
   private readonly queues: readonly [requests: Virtqueue, events: Virtqueue];
@@ -51,16 +54,18 @@ export class VirtioIommu implements RegisterBlock, DmaTarget {
 
   constructor(system: System, memory: PhysicalMemory, options: VirtioIommuOptions) {
     const { config = virtioIommuConfig(), reserved = [], queueSize = 256 } = options;
+    const hasTables = (config.features & F_ATTACH_TABLE) !== 0;
     assert(
-      config.probeSize === 0 || propertyListSize(reserved) <= config.probeSize,
+      config.probeSize === 0 || propertyListSize(reserved, hasTables) <= config.probeSize,
       () => `${reserved.length} reserved regions do not fit into ${config.probeSize} bytes`,
     );
     this.system = system;
     this.memory = memory;
     this.label = options.label ?? "viommu";
     this.space = new ConfigSpace(config);
-    this.domains = new Domains(config, options.endpoints);
-    this.requests = new RequestHandler(config, this.domains, reserved);
+    this.tables = hasTables ? new ContextTables(memory) : undefined;
+    this.domains = new Domains(config, options.endpoints, this.tables);
+    this.requests = new RequestHandler(config, this.domains, reserved, this.tables && tableProperties(this.tables));
     this.queues = [new Virtqueue(memory, queueSize), new Virtqueue(memory, queueSize)];
     this.offersBypass = (config.features & F_BYPASS_CONFIG) !== 0;
     this.registers = new MmioRegisters(this.asDevice(config), options.interrupt ?? (() => undefined));
@@ -69,6 +74,11 @@ export class VirtioIommu implements RegisterBlock, DmaTarget {
   /** Domains and mappings that requests made: for inspection. */
   get occupancy(): { readonly domains: number; readonly mappings: number } {
     return this.domains.occupancy;
+  }
+
+  /** These endpoints exist from now on, besides those that do. */
+  connect(endpoints: Iterable<number>): void {
+    this.domains.connect(endpoints);
   }
 
   // Registers
@@ -171,9 +181,10 @@ export class VirtioIommu implements RegisterBlock, DmaTarget {
     endpoint: number,
     address: bigint,
     write: boolean,
+    pasid?: number,
   ): { readonly physical: number; readonly reach: number } | undefined {
     const { domains } = this;
-    const reason = domains.translate(endpoint, address, write, this.bypassesAtLarge);
+    const reason = domains.translate(endpoint, pasid, address, write, this.bypassesAtLarge);
     if (reason === undefined) return { physical: domains.physical, reach: domains.reach };
     this.tell({ reason, endpoint, address, write });
     return undefined;
@@ -192,12 +203,7 @@ export class VirtioIommu implements RegisterBlock, DmaTarget {
     for (let done = 0; done < bytes.length; ) {
       if (tasks.exploring) yield* tasks.point();
       const at = (address + BigInt(done)) % 2n ** 64n;
-      // Without tables of the driver's own there are no address spaces by PASID.
-      if (pasid !== undefined) {
-        this.tell({ reason: "domain", endpoint: requester, address: at, write });
-        return false;
-      }
-      const found = this.translate(requester, at, write);
+      const found = this.translate(requester, at, write, pasid);
       if (found === undefined) return false;
       const count = Math.min(bytes.length - done, found.reach);
       const piece = count === bytes.length ? bytes : bytes.subarray(done, done + count);
@@ -243,4 +249,8 @@ export class VirtioIommu implements RegisterBlock, DmaTarget {
     }
     return this.memory.access(physical, piece, write);
   }
+}
+
+function tableProperties({ asidBits, substreamBits, allowsTwoLevels }: ContextTables): TableProperties {
+  return { inputBits: 48, outputBits: 48, asidBits, pasidBits: substreamBits, twoLevels: allowsTwoLevels };
 }

@@ -162,3 +162,28 @@ export const unmap = (domain: number, start: bigint, last: bigint, reserved = 0)
   ...le(reserved, 4),
 ];
 export const probe = (endpoint: number): number[] => [5, 0, 0, 0, ...le(endpoint, 4), ...new Array<number>(64).fill(0)];
+/** Of the proposal in docs/virtio-tables.md. */
+export const attachTable = (
+  domain: number,
+  endpoint: number,
+  pointer: number,
+  { format = 2, s1fmt = 0, s1dss = 2, s1cdmax = 0, reserved = 0 } = {},
+): number[] => [
+  ...[6, 0, 0, 0],
+  ...le(domain, 4),
+  ...le(endpoint, 4),
+  ...[...le(format, 2), s1fmt, s1dss],
+  ...le(pointer, 8),
+  ...le(s1cdmax, 4),
+  ...le(reserved, 8),
+  ...new Array<number>(40).fill(0),
+];
+export const invalidate = (
+  domain: number,
+  { granularity = 0, caches = 1, flags = 0, pasid = 0, asid = 0, address = 0, pages = 0, log2 = 0 } = {},
+): number[] => [
+  ...[7, 0, 0, 0],
+  ...[...le(granularity, 2), ...le(caches, 2), ...le(flags, 2), ...le(0, 2)],
+  ...[...le(domain, 4), ...le(pasid, 4), ...le(asid, 8), ...le(address, 8), ...le(pages, 8), log2],
+  ...new Array<number>(11).fill(0),
+];

@@ -149,7 +149,7 @@ function overlap(base: number, size: number, otherBase: number, otherSize: numbe
 }
 
 /** Features of a virtio IOMMU; all others are an SMMU's. */
-const VIRTIO_FEATURES: readonly string[] = ["inputBits", "domainBits", "probe", "mmio", "bypass"];
+const VIRTIO_FEATURES: readonly string[] = ["inputBits", "domainBits", "probe", "mmio", "bypass", "attachTable"];
 
 function checkKind(kind: IommuInput["kind"], features: FeaturesInput, path: Path, report: Report): void {
   for (const feature of Object.keys(features)) {
@@ -161,12 +161,12 @@ function checkKind(kind: IommuInput["kind"], features: FeaturesInput, path: Path
 }
 
 function resolveVirtioFeatures(input: FeaturesInput): VirtioIommuFeatureDescription {
-  const { inputBits = 48, domainBits = 32, probe = true, mmio = true, bypass = "on" } = input;
-  return { inputBits, domainBits, probe, mmio, bypass };
+  const { inputBits = 48, domainBits = 32, probe = true, mmio = true, bypass = "on", attachTable = false } = input;
+  return { inputBits, domainBits, probe, mmio, bypass, attachTable };
 }
 
 function resolveSmmuFeatures(given: FeaturesInput, path: Path, report: Report): SmmuFeatureDescription {
-  const { inputBits: _, domainBits: _d, probe: _p, mmio: _m, bypass: _b, ...input } = given;
+  const { inputBits: _, domainBits: _d, probe: _p, mmio: _m, bypass: _b, attachTable: _a, ...input } = given;
   const features: SmmuFeatureDescription = {
     stage1: true,
     stage2: true,

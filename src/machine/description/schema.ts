@@ -158,6 +158,11 @@ export const machineSchema = {
               },
               probe: { description: "virtio-iommu: it tells each device's reserved regions (PROBE).", type: "boolean" },
               mmio: { description: "virtio-iommu: mappings of device memory are told apart (MMIO).", type: "boolean" },
+              attachTable: {
+                description:
+                  "virtio-iommu: devices may be attached to tables that the driver writes, and so have PASIDs; needs probe. A proposal, not in the specification.",
+                type: "boolean",
+              },
               bypass: {
                 description:
                   "virtio-iommu: whether devices without a domain reach memory untranslated at first (BYPASS_CONFIG); absent: they never do.",

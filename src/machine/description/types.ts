@@ -41,7 +41,7 @@ export interface VirtioIommuDescription extends AnyIommuDescription {
   readonly features: VirtioIommuFeatureDescription;
 }
 
-/** What a virtio IOMMU offers. Its rings are always cache coherent, and it has neither stages nor PASIDs. */
+/** What a virtio IOMMU offers. Its rings are always cache coherent. */
 export interface VirtioIommuFeatureDescription {
   /** Of an IOVA: below 64 the device announces a range. */
   readonly inputBits: number;
@@ -53,6 +53,8 @@ export interface VirtioIommuFeatureDescription {
   readonly mmio: boolean;
   /** Whether devices without a domain reach memory untranslated until a driver says otherwise; "absent": they never do. */
   readonly bypass: "on" | "off" | "absent";
+  /** Devices may be attached to tables of the driver's own: PASIDs. */
+  readonly attachTable: boolean;
 }
 
 /** What the ID registers of an SMMUv3 say. It can nest when it has both stages. */
@@ -97,9 +99,15 @@ export interface BridgeDescription extends AnyFunctionDescription {
   /** What the file calls it. */
   readonly name: string;
   /** The number of the bus behind it, and of the last one below. */
-  readonly buses: { readonly first: number; readonly last: number };
+  readonly buses: BusRange;
   /** It offers Access Control Services. */
   readonly acs: boolean;
+}
+
+/** Numbers of buses, both inclusive. */
+export interface BusRange {
+  readonly first: number;
+  readonly last: number;
 }
 
 export type FunctionDescription = DeviceDescription | BridgeDescription;
