@@ -54,7 +54,7 @@ void note_file(int fd, uint64_t inode, const struct uiommu_description *descript
 	entry->mode = description->mode;
 	entry->description = (uint16_t)description->kind;
 	entry->access = (uint16_t)(description->flags & O_ACCMODE);
-	if (description->kind == FILE_SILENT)
+	if (description->kind == FILE_SILENT || description->kind == FILE_POLLED)
 		silent_files = true;
 	note_fd(fd, description->kind == FILE_TEXT ? FD_TEXT : FD_FILE, inode);
 }

@@ -3,11 +3,15 @@
  *
  * The host remembers mappings, limits and capabilities until `generation`
  * changes. And it keeps the content of pinned pages: before the program unmaps
- * or replaces some, the host is told, so that it can save them. A program that
- * has pinned nothing pays one comparison.
+ * or replaces some, the host is told, so that it can save them. While devices
+ * are bound to the address space it is told of every change before it is made,
+ * so that they forget what they knew, and after, so that they may look again.
+ * A program that has neither pays one comparison.
  *
  * libc's own calls do not come here: free() that gives memory back, thread
- * stacks, stdio buffers. DMA into memory that was freed while mapped is lost.
+ * stacks, stdio buffers. DMA into pinned memory that was freed is lost. What a
+ * bound device knows of such memory is out of date, and harmless: it reads and
+ * writes what is at that address of the process now, if the process may.
  */
 #include "shim.h"
 
@@ -21,16 +25,37 @@
 
 #define PAGE 4096ul
 
-/* The pages that hold [start, start + length) go away, or become others. */
-static void changing(const void *start, size_t length)
+/* The pages that hold [start, start + length) go away, become others, or are seen in another way. */
+struct change begin_change(const void *start, size_t length, enum uiommu_change kind)
 {
-	if (likely(!has_pinned_pages()) || length == 0 || is_borrowed())
+	struct change change = {(uintptr_t)start, false};
+	uint32_t wanted = kind == CHANGE_CONTENT ? REPLY_PINNED | REPLY_BOUND : REPLY_BOUND;
+	if (likely((watched() & wanted) == 0) || length == 0 || is_borrowed())
+		return change;
+	int saved = errno;
+	struct uiommu_request request = {
+		.operation = OP_CHANGING,
+		.argument = change.start,
+		.number = length,
+		.position = kind,
+	};
+	if (request_host(&request, NULL, NULL, 0, -1) == 1)
+		change.told = true;
+	errno = saved;
+	return change;
+}
+
+void end_change(struct change change)
+{
+	if (likely(!change.told))
 		return;
 	int saved = errno;
-	struct uiommu_request request = {.operation = OP_CHANGING, .argument = (uintptr_t)start, .number = length};
+	struct uiommu_request request = {.operation = OP_CHANGED, .argument = change.start};
 	request_host(&request, NULL, NULL, 0, -1);
 	errno = saved;
 }
+
+struct change begin_fork(void) { return begin_change(NULL, (size_t)1 << 47, CHANGE_VIEW); }
 
 /*
  * The host shows a file of its directory. A lock of an open file description goes with the last mapping that came of it,
@@ -73,13 +98,15 @@ static void *map_file(void *address, size_t length, int protection, int flags, i
 		errno = EINVAL;
 		return MAP_FAILED;
 	}
-	if ((flags & MAP_FIXED) != 0)
-		changing(address, length);
+	struct change change = begin_change(address, (flags & MAP_FIXED) != 0 ? length : 0, CHANGE_CONTENT);
 	long result = inode == 0 ? -ENODEV : request_host(&request, NULL, NULL, 0, fd);
+	void *mapped = MAP_FAILED;
 	if (result > 0)
-		return map_window(result, address, length, protection, flags);
-	errno = result < 0 ? (int)-result : ENODEV;
-	return MAP_FAILED;
+		mapped = map_window(result, address, length, protection, flags);
+	else
+		errno = result < 0 ? (int)-result : ENODEV;
+	end_change(change);
+	return mapped;
 }
 
 /* What huge pages have: their size, and flags that choose another one. */
@@ -92,8 +119,6 @@ static void *map_file(void *address, size_t length, int protection, int flags, i
  */
 static void *map_huge(void *address, size_t length, int protection, int flags, int fd, off_t offset)
 {
-	if ((flags & MAP_FIXED) != 0)
-		changing(address, length);
 	void *mapped = REAL(mmap)(address, length, protection, flags, fd, offset);
 	if (mapped == MAP_FAILED && errno == ENOMEM && length <= SIZE_MAX - 2 * HUGE) {
 		flags &= ~(MAP_HUGETLB | HUGE_SIZE_FLAGS);
@@ -122,13 +147,14 @@ static void *map_huge(void *address, size_t length, int protection, int flags, i
 	{                                                                                              \
 		if (unlikely(fd >= 0 && is_file_kind(fd_kind(fd))) && (flags & MAP_ANONYMOUS) == 0)    \
 			return map_file(address, length, protection, flags, fd, offset);                               \
-		if (unlikely((flags & MAP_HUGETLB) != 0))                                              \
-			return map_huge(address, length, protection, flags, fd, offset);               \
-		if (likely((flags & MAP_FIXED) == 0))                                                  \
+		bool huge = (flags & MAP_HUGETLB) != 0;                                                \
+		if (likely((flags & MAP_FIXED) == 0 && !huge))                                         \
 			return REAL(name)(address, length, protection, flags, fd, offset);             \
-		changing(address, length);                                                             \
-		void *mapped = REAL(name)(address, length, protection, flags, fd, offset);             \
+		struct change change = begin_change(address, (flags & MAP_FIXED) != 0 ? length : 0, CHANGE_CONTENT); \
+		void *mapped = huge ? map_huge(address, length, protection, flags, fd, offset)         \
+				    : REAL(name)(address, length, protection, flags, fd, offset);      \
 		mappings_change();                                                                     \
+		end_change(change);                                                                    \
 		return mapped;                                                                         \
 	}
 MMAP(mmap)
@@ -150,24 +176,43 @@ EXPORT int memfd_create(const char *name, unsigned int flags)
 
 EXPORT int munmap(void *address, size_t length)
 {
-	changing(address, length);
+	struct change change = begin_change(address, length, CHANGE_CONTENT);
 	int result = REAL(munmap)(address, length);
 	mappings_change();
+	end_change(change);
 	return result;
 }
 
 EXPORT int mprotect(void *address, size_t length, int protection)
 {
+	struct change change = begin_change(address, length, CHANGE_VIEW);
 	int result = REAL(mprotect)(address, length, protection);
 	mappings_change();
+	end_change(change);
 	return result;
 }
 
 EXPORT int pkey_mprotect(void *address, size_t length, int protection, int key)
 {
+	struct change change = begin_change(address, length, CHANGE_VIEW);
 	int result = REAL(pkey_mprotect)(address, length, protection, key);
 	mappings_change();
+	end_change(change);
 	return result;
+}
+
+/* Pinned pages go along with their content; the host is told where they are before anything else happens to them. */
+static void tell_moved(void *address, size_t length, void *moved)
+{
+	int saved = errno;
+	struct uiommu_request request = {
+		.operation = OP_MOVED,
+		.argument = (uintptr_t)address,
+		.number = length,
+		.position = (uintptr_t)moved,
+	};
+	request_host(&request, NULL, NULL, 0, -1);
+	errno = saved;
 }
 
 EXPORT void *mremap(void *address, size_t old_length, size_t length, int flags, ...)
@@ -176,68 +221,69 @@ EXPORT void *mremap(void *address, size_t old_length, size_t length, int flags, 
 	va_start(arguments, flags);
 	void *target = va_arg(arguments, void *);
 	va_end(arguments);
-	if (unlikely(has_pinned_pages())) {
-		if ((flags & MREMAP_FIXED) != 0)
-			changing(target, length);
-		if (length < old_length)
-			changing((char *)address + length, old_length - length);
-	}
+	size_t kept = old_length < length ? old_length : length;
+	struct change old = begin_change(address, kept, CHANGE_VIEW);
+	struct change end = begin_change((char *)address + length, length < old_length ? old_length - length : 0, CHANGE_CONTENT);
+	struct change new = begin_change(target, (flags & MREMAP_FIXED) != 0 ? length : 0, CHANGE_CONTENT);
 	void *moved = REAL(mremap)(address, old_length, length, flags, target);
 	mappings_change();
-	if (unlikely(has_pinned_pages()) && moved != MAP_FAILED && moved != address) {
-		int saved = errno;
-		struct uiommu_request request = {
-			.operation = OP_MOVED,
-			.argument = (uintptr_t)address,
-			.number = old_length < length ? old_length : length,
-			.position = (uintptr_t)moved,
-		};
-		request_host(&request, NULL, NULL, 0, -1);
-		errno = saved;
-	}
+	if (unlikely(has_pinned_pages()) && moved != MAP_FAILED && moved != address)
+		tell_moved(address, kept, moved);
+	end_change(new);
+	end_change(end);
+	end_change(old);
 	return moved;
 }
 
 EXPORT int madvise(void *address, size_t length, int advice)
 {
-	if (advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE || advice == 24 /* MADV_DONTNEED_LOCKED */)
-		changing(address, length);
-	return REAL(madvise)(address, length, advice);
+	bool discards = advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE || advice == 24 /* MADV_DONTNEED_LOCKED */;
+	struct change change = begin_change(address, discards ? length : 0, CHANGE_CONTENT);
+	int result = REAL(madvise)(address, length, advice);
+	end_change(change);
+	return result;
 }
 
 EXPORT int brk(void *end)
 {
-	void *before = sbrk(0);
-	if ((char *)end < (char *)before)
-		changing(end, (size_t)((char *)before - (char *)end));
+	char *before = sbrk(0);
+	struct change change = begin_change(end, (char *)end < before ? (size_t)(before - (char *)end) : 0, CHANGE_CONTENT);
 	int result = REAL(brk)(end);
 	mappings_change();
+	end_change(change);
 	return result;
 }
 
 EXPORT void *sbrk(intptr_t increment)
 {
-	if (unlikely(increment < 0))
-		changing((char *)REAL(sbrk)(0) + increment, (size_t)-increment);
+	if (increment == 0)
+		return REAL(sbrk)(0);
+	size_t lost = increment < 0 ? (size_t)-increment : 0;
+	struct change change = begin_change(lost > 0 ? (char *)REAL(sbrk)(0) - lost : NULL, lost, CHANGE_CONTENT);
 	void *before = REAL(sbrk)(increment);
-	if (increment != 0)
-		mappings_change();
+	mappings_change();
+	end_change(change);
 	return before;
 }
 
+/* The length of a segment is not ours to know: everything behind its start may change. */
+#define SEGMENT_MAX ((size_t)1 << 40)
+
 EXPORT void *shmat(int id, const void *address, int flags)
 {
+	struct change change = begin_change(address, (flags & SHM_REMAP) != 0 ? SEGMENT_MAX : 0, CHANGE_CONTENT);
 	void *mapped = REAL(shmat)(id, address, flags);
 	mappings_change();
+	end_change(change);
 	return mapped;
 }
 
-/* The length of a segment is not ours to know: everything pinned behind its start is saved. */
 EXPORT int shmdt(const void *address)
 {
-	changing(address, (size_t)1 << 40);
+	struct change change = begin_change(address, SEGMENT_MAX, CHANGE_CONTENT);
 	int result = REAL(shmdt)(address);
 	mappings_change();
+	end_change(change);
 	return result;
 }
 

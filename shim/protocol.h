@@ -52,10 +52,17 @@ enum uiommu_operation {
 	OP_MMAP = 5,      /* argument: length, number: protection and (high half) flags, position: offset; the result names DIR/window-RESULT, to be locked and mapped */
 	OP_DESCRIBE = 6,  /* a struct uiommu_description comes back */
 	OP_SYNC = 7,      /* nothing: what went before has been heard */
-	OP_CHANGING = 8,  /* the pages at argument, `number` bytes, are about to be unmapped or replaced */
+	OP_CHANGING = 8,  /* the pages at argument, `number` bytes, are about to change; `position` is an enum uiommu_change. Result 1: say OP_CHANGED when they have */
 	OP_MOVED = 9,     /* the pages at argument, `number` bytes, are now at `position` */
 	OP_CLOSED = 10,   /* a descriptor of the file was closed: if it was the last one, the file is released when the reply comes */
+	OP_CHANGED = 12,  /* the change that this thread began at argument is over, whether it was made or not */
 	OP_ACCOUNT = 11,  /* how many pages of process `argument` the host locked (`number` 0) or pinned (1) */
+};
+
+/* What a change does to pages. */
+enum uiommu_change {
+	CHANGE_CONTENT = 0, /* they are unmapped or replaced: what is pinned is to be kept as it is now */
+	CHANGE_VIEW = 1,    /* what is in them stays: they are protected, moved, or copied for a child */
 };
 
 /* Position of read and write that means the file's own. */
@@ -72,11 +79,12 @@ struct uiommu_request {
 };
 
 enum uiommu_reply_flags {
-	REPLY_PINNED = 1,  /* the host holds pages of this address space: tell changes (OP_CHANGING) */
+	REPLY_PINNED = 1,  /* the host holds pages of this address space: tell changes of their content (OP_CHANGING) */
 	REPLY_DRAIN = 2,   /* take one byte out of the file connection: it is no longer readable */
 	REPLY_INSTALL = 4, /* make a descriptor of the file `token`; store its number at `address`, or return it if that is 0 */
 	REPLY_TEXT = 8,    /* (to HELLO_OPEN) no connection needed: open the text itself */
 	REPLY_SEND_FD = 16, /* no reply yet: send descriptor `address` to the helper, named `token`; the reply follows */
+	REPLY_BOUND = 64,  /* devices use this address space as it is: tell every change (OP_CHANGING) */
 	REPLY_LOWER = 32,  /* take one byte out of the connection of file `address`, an inode: it is no longer readable */
 };
 
@@ -86,7 +94,7 @@ struct uiommu_reply {
 	uint32_t flags;
 	uint64_t address;
 	uint32_t token;
-	uint32_t reserved;
+	uint32_t version; /* of REPLY_PINNED and REPLY_BOUND, which change: the reply with the highest number is right */
 };
 
 enum uiommu_file_kind {
@@ -94,6 +102,7 @@ enum uiommu_file_kind {
 	FILE_TEXT = 2,
 	FILE_ANONYMOUS = 3,
 	FILE_SILENT = 4, /* likewise, and never writable */
+	FILE_POLLED = 5, /* a device that is readable at times, and never writable */
 };
 
 /* Follows the reply to HELLO_OPEN, HELLO_ADOPT and OP_DESCRIBE. */

@@ -63,12 +63,14 @@ struct space {
 	int32_t primary;
 	uint64_t cookie[2];
 	uint64_t generation;
-	uint32_t pinned; /* the host holds pages of ours */
+	uint64_t watched; /* REPLY_PINNED, REPLY_BOUND; in the high half the version of that */
 	uint32_t keeper;
 };
 extern struct space *space;
 
-static inline bool has_pinned_pages(void) { return unlikely(space != NULL) && __atomic_load_n(&space->pinned, __ATOMIC_RELAXED) != 0; }
+/* What the host wants to be told: REPLY_PINNED, REPLY_BOUND. */
+static inline uint32_t watched(void) { return likely(space == NULL) ? 0 : (uint32_t)__atomic_load_n(&space->watched, __ATOMIC_RELAXED); }
+static inline bool has_pinned_pages(void) { return unlikely((watched() & REPLY_PINNED) != 0); }
 static inline void mappings_change(void)
 {
 	if (unlikely(space != NULL))
@@ -92,6 +94,16 @@ void tell_closed(uint64_t inode);
 void move_connection(int fd);
 void after_fork_in_child(void);
 long keeper_connection(void);
+
+/* memory.c: a change of the address space. Begun before it is made, ended after, also if it was not made. */
+struct change {
+	uintptr_t start;
+	bool told; /* somebody wants to know when it is over */
+};
+struct change begin_change(const void *start, size_t length, enum uiommu_change kind);
+void end_change(struct change change);
+/* All of it, for a child. */
+struct change begin_fork(void);
 
 /* keeper.c: pinned pages shall outlive this process. Costs a comparison if there are none. */
 void keep_memory(void);

@@ -224,7 +224,11 @@ EXPORT FILE *popen(const char *command, const char *type)
 EXPORT pid_t fork(void)
 {
 	keep_memory();
-	return REAL(fork)();
+	struct change change = begin_fork();
+	pid_t child = REAL(fork)();
+	if (child != 0)
+		end_change(change);
+	return child;
 }
 EXPORT int daemon(int keep_directory, int keep_output)
 {
@@ -234,5 +238,9 @@ EXPORT int daemon(int keep_directory, int keep_output)
 EXPORT int forkpty(int *master, char *name, const struct termios *terminal, const struct winsize *size)
 {
 	keep_memory();
-	return REAL(forkpty)(master, name, terminal, size);
+	struct change change = begin_fork();
+	pid_t child = REAL(forkpty)(master, name, terminal, size);
+	if (child != 0)
+		end_change(change);
+	return child;
 }

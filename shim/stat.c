@@ -71,7 +71,7 @@ NOINLINE static void mend_stat(int dirfd, const char *path, int flags, struct st
 
 static mode_t file_type(const struct fd_entry *entry)
 {
-	return entry->description == FILE_DEVICE ? S_IFCHR : entry->description == FILE_TEXT ? S_IFREG : 0;
+	return entry->description == FILE_DEVICE || entry->description == FILE_POLLED ? S_IFCHR : entry->description == FILE_TEXT ? S_IFREG : 0;
 }
 
 NOINLINE static void mend_fstat(int fd, struct stat *status)

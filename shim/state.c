@@ -387,6 +387,16 @@ static void send_descriptor(int fd, uint32_t token)
 	raw(SYS_close, socket);
 }
 
+/* Threads hear of it in any order. */
+static void note_watched(const struct uiommu_reply *reply)
+{
+	uint64_t now = (uint64_t)reply->version << 32 | (reply->flags & (REPLY_PINNED | REPLY_BOUND));
+	uint64_t before = __atomic_load_n(&space->watched, __ATOMIC_RELAXED);
+	while ((int32_t)(reply->version - (uint32_t)(before >> 32)) > 0 &&
+	       !__atomic_compare_exchange_n(&space->watched, &before, now, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+}
+
 static long exchange(int control, struct uiommu_request *request, const void *out, void *in, size_t in_length, int fd)
 {
 	struct uiommu_reply reply;
@@ -406,7 +416,7 @@ static long exchange(int control, struct uiommu_request *request, const void *ou
 	}
 	if (result < 0 && result != -EFAULT)
 		return result;
-	__atomic_store_n(&space->pinned, reply.flags & REPLY_PINNED, __ATOMIC_RELAXED);
+	note_watched(&reply);
 	if (unlikely(reply.flags & REPLY_DRAIN)) {
 		char byte;
 		raw(SYS_recvfrom, fd, &byte, 1, MSG_DONTWAIT, 0, 0);
@@ -470,6 +480,7 @@ static long make_file(struct uiommu_hello *hello, const char *path, bool close_o
 	if (result == 0)
 		result = receive_reply((int)fd, &reply, &description, sizeof(description));
 	if (result == 0) {
+		note_watched(&reply);
 		*reply_flags = reply.flags;
 		result = reply.result;
 	}

@@ -74,6 +74,9 @@ EXPORT long syscall(long number, ...)
 	case SYS_fcntl: return fcntl(fd, (int)b, c);
 	case SYS_mmap: return (long)mmap((void *)a, (size_t)b, (int)c, (int)d, (int)e, f);
 	case SYS_munmap: return munmap((void *)a, (size_t)b);
+	case SYS_mprotect: return mprotect((void *)a, (size_t)b, (int)c);
+	case SYS_mremap: return (long)mremap((void *)a, (size_t)b, (size_t)c, (int)d, (void *)e);
+	case SYS_madvise: return madvise((void *)a, (size_t)b, (int)c);
 	case SYS_execve: return execve((const char *)a, (char *const *)b, (char *const *)c);
 	case SYS_execveat: return execveat(fd, (const char *)b, (char *const *)c, (char *const *)d, (int)e);
 	default: return result_of(raw(number, a, b, c, d, e, f));

@@ -17,7 +17,7 @@ bool silent_files;
 static bool is_silent(int fd)
 {
 	struct fd_entry *entry = fd >= 0 && fd_kind(fd) == FD_FILE ? fd_entry(fd) : NULL;
-	return entry != NULL && entry->description == FILE_SILENT;
+	return entry != NULL && (entry->description == FILE_SILENT || entry->description == FILE_POLLED);
 }
 
 /* libc's headers say that these calls only write to `files`; the compiler believes them. */
@@ -90,7 +90,7 @@ EXPORT int __ppoll_chk(struct pollfd *files, nfds_t count, const struct timespec
 	return ppoll(files, count, timeout, mask);
 }
 
-/* Devices have no poll of their own: poll(2) calls them ready, and epoll refuses them. */
+/* Most devices have no poll of their own: poll(2) calls them ready, and epoll refuses them. */
 EXPORT int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
 {
 	if (operation == EPOLL_CTL_ADD && is_ours(fd) && fd_entry(fd)->description == FILE_DEVICE)

@@ -180,6 +180,23 @@ describe("what if", () => {
     return groups.map(({ devices }) => devices.map((one) => one.slice(5)).join(" "));
   };
 
+  test("Linux had switched ACS on, of a computer that ran without IOMMU", async () => {
+    const off = file("off.jsonl", recording("acs-control-00"));
+    const { out } = await uiommu("groups", off);
+    expect(out).toContain("No port has ACS switched on, as Linux leaves it without an IOMMU.");
+    expect(await groupsOf("acs-control-00")).toContain("00:01.0 01:00.0");
+    expect((await uiommu("groups", off, "--enable-acs")).out).toContain(
+      "  01:00.0 would be alone; it is with 00:01.0\n",
+    );
+    const on = await groupsOf("acs-control-1d");
+    expect(await groupsOf("acs-control-00", "--enable-acs")).toEqual(on);
+    // What was never offered is not there to be switched on, and what is on stays so.
+    expect(await groupsOf("no-acs-port-with-switch", "--enable-acs")).toEqual(
+      await groupsOf("no-acs-port-with-switch"),
+    );
+    expect((await uiommu("groups", file("on.jsonl", recording("acs-control-1d")))).out).not.toContain("switched on");
+  });
+
   test("this port had ACS", async () => {
     expect(await groupsOf("no-acs-port-with-switch")).toContain("00:01.0 01:00.0 02:00.0 02:01.0 03:00.0 04:00.0");
     const groups = await groupsOf("no-acs-port-with-switch", "--assume-acs", "00:01.0", "--assume-acs", "0000:02:00.0");

@@ -22,6 +22,7 @@ import { readPciNames } from "./pci-names.ts";
 import { CommandError, type Terminal } from "./terminal.ts";
 
 export interface GroupsOptions {
+  readonly enableAcs?: boolean;
   /** Comma-separated kinds, as the kernel parameter pcie_acs_override takes them. */
   readonly acsOverride?: string;
   readonly assumeAcs?: readonly string[];
@@ -60,7 +61,7 @@ function paint(text: string, group: number): string {
 
 const kinds = ["downstream", "multifunction"] as const;
 
-function changesOf({ acsOverride, assumeAcs = [], without = [] }: GroupsOptions): Changes {
+function changesOf({ enableAcs = false, acsOverride, assumeAcs = [], without = [] }: GroupsOptions): Changes {
   const override = acsOverride === undefined ? [] : acsOverride.split(",");
   for (const kind of override) {
     if (!(kinds as readonly string[]).includes(kind)) {
@@ -72,7 +73,7 @@ function changesOf({ acsOverride, assumeAcs = [], without = [] }: GroupsOptions)
       throw new CommandError(`"${name}" is no PCI function: 00:1c.0 or 0000:00:1c.0 would be`);
     }
   }
-  return { override: override as Changes["override"], assumeAcs, without };
+  return { enableAcs, override: override as Changes["override"], assumeAcs, without };
 }
 
 function readTopologies(file: string): Topology[] {

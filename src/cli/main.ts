@@ -109,6 +109,7 @@ function describeCommands(terminal: Terminal, finish: (status: number) => void):
       "[file]",
       "a dump of lspci -xxxx, or recorded topologies (.jsonl); - for standard input; else this computer",
     )
+    .option("--enable-acs", "what if Linux had switched ACS on, as it does where there is an IOMMU")
     .option("--acs-override <kinds>", "what if ports (downstream), functions (multifunction) without ACS had it")
     .option("--assume-acs <function>", "what if this function had ACS; may be repeated", repeated)
     .option(

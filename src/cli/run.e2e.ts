@@ -10,9 +10,10 @@ const folder = mkdtempSync(join(tmpdir(), "uiommu-run-"));
 const program = join(folder, "dma-copy");
 const olderProgram = join(folder, "type1-dma");
 const vmm = join(folder, "nested-guest");
+const sharingProgram = join(folder, "sva-copy");
 
 beforeAll(() => {
-  for (const target of [program, olderProgram, vmm]) {
+  for (const target of [program, olderProgram, vmm, sharingProgram]) {
     const source = join(import.meta.dirname, `../../examples/${basename(target)}.c`);
     const { status, stderr } = spawnSync("cc", ["-Wall", "-Wextra", "-Werror", "-o", target, source], {
       encoding: "utf8",
@@ -128,6 +129,14 @@ describe("uiommu run", () => {
     expect(status).toBe(0);
   });
 
+  test("serves a program whose memory accelerators use: page faults, fork, munmap in mid-flight, exit", () => {
+    const { status, out, err } = uiommu("run", "--machine", "sva", "--", sharingProgram);
+    expect(out).toBe(readFileSync(join(root, "examples/sva-copy.expected"), "utf8"));
+    // What no page could be brought in for; all others were none to speak of.
+    expect(err).toBe("uiommu: 3 DMA faults (run with --explain to see why)\n");
+    expect(status).toBe(0);
+  });
+
   test("serves a VMM whose guest has an SMMU: tables, invalidations, page requests and events of its own", () => {
     const { status, out, err } = uiommu("run", "--machine", "nested", "--", vmm);
     expect(out).toContain("4. A write to 0x101000 finds no page and waits: a page request");
@@ -136,6 +145,30 @@ describe("uiommu run", () => {
     expect(err).toBe("uiommu: 1 DMA fault (run with --explain to see why)\n");
     expect(status).toBe(0);
   });
+
+  test.runIf(process.getuid?.() === 0)(
+    "lets root remove devices and find them again, and waits for who has one open",
+    () => {
+      const script = `cd /sys/bus/pci/devices
+      echo 1 > 0000:01:00.0/remove && ls . /dev/vfio/devices
+      echo 1 > ../rescan && ls . | wc -l && ls -d /sys/kernel/iommu_groups/* | wc -l
+      exec 5<>/dev/vfio/devices/vfio2
+      (exec 5>&-; echo 1 > 0000:06:01.0/remove; echo gone) &
+      while test -e /dev/vfio/devices/vfio2; do :; done
+      test -e 0000:06:01.0 && echo still there
+      exec 5>&-; wait; test -e 0000:06:01.0 || echo not there any more`;
+      const { status, out, err } = uiommu("run", "--machine", "switch", "--", "sh", "-c", script);
+      expect(err).toBe("");
+      expect(out.split("\n").map((line) => line.trim())).toEqual([
+        ".:",
+        ...["0000:00:01.0", "0000:00:02.0", "0000:05:00.0", "0000:06:01.0", ""],
+        "/dev/vfio/devices:",
+        "vfio2",
+        ...["9", "7", "still there", "gone", "not there any more", ""],
+      ]);
+      expect(status).toBe(0);
+    },
+  );
 
   test("a machine's memlock is the limit of clients that may not exceed it", () => {
     const tight = join(folder, "tight.yaml");

@@ -38,6 +38,9 @@ import { PinnedPages } from "./pinned-pages.ts";
 import { keyOfFile, type SharedFiles } from "./shared-files.ts";
 import { addressRange, isSpecial, USER_END, type Vma, Vmas } from "./vmas.ts";
 
+/** For how long a device may be wrong about mappings that changed without being told, in milliseconds. */
+const CHANGES_UNSEEN = 1;
+
 /** Bytes read at once to see that pages of a file are there. */
 const probe = new Uint8Array(256 * PAGE_SIZE);
 
@@ -74,7 +77,13 @@ export class ClientAddressSpace implements AddressSpace {
     this.memory = memory;
     this.sharedFiles = sharedFiles;
     this.vmas = new Vmas(pid);
-    this.mirrored = new MirroredPages(this, memory);
+    this.mirrored = new MirroredPages(
+      {
+        peek: (address, into) => this.mayNow(address, into.length, false) && this.peek(address, into),
+        poke: (address, from) => this.mayNow(address, from.length, true) && this.poke(address, from),
+      },
+      memory,
+    );
     try {
       this.file = openSync(`/proc/${pid}/mem`, "r+");
     } catch {
@@ -275,7 +284,17 @@ export class ClientAddressSpace implements AddressSpace {
     this.notifiers.invalidateEnd(page * PAGE_SIZE, Math.ceil(end / PAGE_SIZE) * PAGE_SIZE);
   }
 
+  /**
+   * Whether the process itself may do that at this moment, or a little before: not every change is told (libc's own are
+   * not), and /proc/PID/mem ignores protections.
+   */
+  private mayNow(address: number, length: number, write: boolean): boolean {
+    this.vmas.forgetOlderThan(CHANGES_UNSEEN);
+    return this.vmas.allow(address, address + length, write);
+  }
+
   faultIn(page: number, rights: number): ResidentPage {
+    this.vmas.forgetOlderThan(CHANGES_UNSEEN);
     const start = page * PAGE_SIZE;
     const end = start + PAGE_SIZE;
     if (end > USER_END) this.fault(start, PAGE_SIZE, "is no user address");

@@ -4,6 +4,7 @@ import { EBADF, EMFILE, refuse } from "../runtime/index.ts";
 import { ClientAddressSpace } from "./address-space.ts";
 import { DescriptorBacking } from "./backings.ts";
 import type { EventFdOwner, EventFds } from "./event-fds.ts";
+import { REPLY_BOUND, REPLY_PINNED } from "./protocol.ts";
 import { keyOfFile, type SharedFiles } from "./shared-files.ts";
 
 /** File systems whose files are memory: tmpfs (memfd too), hugetlbfs. */
@@ -38,6 +39,9 @@ export class ClientProcess implements Process, EventFdOwner {
   readonly memory: ClientAddressSpace;
   /** Set by {@link installFile} during a call; whoever answers the call takes it. */
   installation: Installation | undefined;
+  /** What the shim was told last of {@link watching}, and a number that grows with each change. */
+  private told = 0;
+  private toldVersion = 0;
   private readonly context: ClientContext;
   private generation = -1;
   private capabilities: { readonly effective: string; readonly bounding: string } | undefined;
@@ -58,6 +62,17 @@ export class ClientProcess implements Process, EventFdOwner {
     this.memory.vmas.forget();
     this.capabilities = undefined;
     this.memlock = undefined;
+  }
+
+  /** What its shim is to tell: reply flags, and their version. */
+  get watching(): { readonly flags: number; readonly version: number } {
+    const { pinned, notifiers } = this.memory;
+    const flags = (pinned.size > 0 ? REPLY_PINNED : 0) | (notifiers.any ? REPLY_BOUND : 0);
+    if (flags !== this.told) {
+      this.told = flags;
+      this.toldVersion++;
+    }
+    return { flags, version: this.toldVersion };
   }
 
   capable(capability: number): boolean {

@@ -34,6 +34,8 @@ export class Connection {
   isCalling = false;
   /** Files made for this thread's last call and not fetched yet, by token. */
   readonly installing: Set<number> = new Set();
+  /** Ranges of addresses that this thread is changing: the end of each, by its start. */
+  readonly changes: Map<number, number> = new Map();
   private partial: Buffer | undefined;
 
   /** `accepted` must be paused. `receive` gets what arrives, valid until it returns. */

@@ -93,7 +93,12 @@ export class Host {
       this.settle();
     });
     this.tree = new MaterialTree(served.files, this.directory);
-    this.windows = new Windows(served.memory, this.directory);
+    this.windows = new Windows(served.memory, this.directory, (work) => {
+      this.requests.start("registers that clients have mapped", function* (): Task<void> {
+        work();
+      });
+      this.settle();
+    });
     this.replies = new Replies(() => this.settle());
     this.requests = new Requests(this);
     this.server = createServer({ pauseOnConnect: true }, (socket) => this.accept(socket));
@@ -195,6 +200,7 @@ export class Host {
     this.connections.delete(connection);
     this.dropInstallations(connection);
     this.windows.heard(connection);
+    this.requests.endChanges(connection);
     const { client, openFile } = connection;
     if (openFile !== undefined && client !== undefined) {
       this.files.delete(openFile.inode);
@@ -325,7 +331,7 @@ export class Host {
       this.onCall?.(endedCall({ process: client, kind: "open", file: path }, outcome, start));
       if (!outcome.ok) this.replies.send(connection, this.requests.resultOf(outcome));
       else if (connection.isClosed) this.release(outcome.value);
-      else this.publish(connection, inode, outcome.value, describeNode(node as FileNode, path, flags));
+      else this.publish(connection, inode, outcome.value, describeNode(node as FileNode, path, flags, outcome.value));
     };
     this.requests.start(`open ${path}`, () => openNode(node, path, client), done, client);
   }
@@ -401,9 +407,10 @@ function* openNode(node: FileNode | undefined, path: string, client: ClientProce
   }
 }
 
-function describeNode(node: FileNode, path: string, flags: number): Description {
+function describeNode(node: FileNode, path: string, flags: number, file: File): Description {
   if (node.kind === "device") {
-    return { kind: wire.FILE_DEVICE, mode: node.mode & 0o777, major: node.major, minor: node.minor, flags, path };
+    const kind = file.readable === undefined ? wire.FILE_DEVICE : wire.FILE_POLLED;
+    return { kind, mode: node.mode & 0o777, major: node.major, minor: node.minor, flags, path };
   }
   return { kind: wire.FILE_TEXT, mode: node.kind === "text" ? node.mode & 0o777 : 0, major: 0, minor: 0, flags, path };
 }

@@ -40,6 +40,10 @@ export const OP_CHANGING = 8;
 export const OP_MOVED = 9;
 export const OP_CLOSED = 10;
 export const OP_ACCOUNT = 11;
+export const OP_CHANGED = 12;
+
+export const CHANGE_CONTENT = 0;
+export const CHANGE_VIEW = 1;
 
 const requestFields = {
   operation: u32,
@@ -58,14 +62,16 @@ export const REPLY_INSTALL = 4;
 export const REPLY_TEXT = 8;
 export const REPLY_SEND_FD = 16;
 export const REPLY_LOWER = 32;
+export const REPLY_BOUND = 64;
 
-const replyFields = { result: u64, length: u32, flags: u32, address: u64, token: u32, reserved: u32 } as const;
+const replyFields = { result: u64, length: u32, flags: u32, address: u64, token: u32, version: u32 } as const;
 export const Reply: Struct<typeof replyFields> = defineStruct("uiommu_reply", replyFields);
 
 export const FILE_DEVICE = 1;
 export const FILE_TEXT = 2;
 export const FILE_ANONYMOUS = 3;
 export const FILE_SILENT = 4;
+export const FILE_POLLED = 5;
 
 const descriptionFields = { kind: u32, mode: u32, major: u32, minor: u32, flags: u32, path: bytes(256) } as const;
 export const Description: Struct<typeof descriptionFields> = defineStruct("uiommu_description", descriptionFields);

@@ -1,6 +1,6 @@
 import type { Connection } from "./connection.ts";
 import type { Description } from "./open-file.ts";
-import { Description as DescriptionStruct, PAYLOAD_MAX, putWide, REPLY_PINNED, Reply } from "./protocol.ts";
+import { Description as DescriptionStruct, PAYLOAD_MAX, putWide, Reply } from "./protocol.ts";
 
 const { offsets } = Reply;
 
@@ -20,12 +20,13 @@ export class Replies {
   send(connection: Connection, result: number, length = 0, flags = 0, address = 0, token = 0): void {
     this.before();
     const { view, bytes } = this;
-    const pinned = connection.client !== undefined && connection.client.memory.pinned.size > 0;
+    const watching = connection.client?.watching;
     putWide(view, offsets.result, result);
     view.setUint32(offsets.length, length, true);
-    view.setUint32(offsets.flags, pinned ? flags | REPLY_PINNED : flags, true);
+    view.setUint32(offsets.flags, watching === undefined ? flags : flags | watching.flags, true);
     putWide(view, offsets.address, address);
     view.setUint32(offsets.token, token, true);
+    view.setUint32(offsets.version, watching?.version ?? 0, true);
     connection.send(bytes, Reply.size + length);
   }
 

@@ -24,6 +24,7 @@ import type { Arrival, Connection } from "./connection.ts";
 import type { OpenFile } from "./open-file.ts";
 import * as wire from "./protocol.ts";
 import type { Replies } from "./replies.ts";
+import { USER_END } from "./vmas.ts";
 import type { Windows } from "./windows.ts";
 
 const { offsets } = wire.Request;
@@ -74,7 +75,11 @@ export class Requests {
         replies.send(connection, 0);
         return wire.Request.size + length;
       case wire.OP_CHANGING:
-        client.memory.keep(argument, number);
+        if (wire.wide(view, at + offsets.position) === wire.CHANGE_CONTENT) client.memory.keep(argument, number);
+        replies.send(connection, this.beginChange(connection, client, argument, number) ? 1 : 0);
+        return wire.Request.size + length;
+      case wire.OP_CHANGED:
+        this.endChange(connection, client, argument);
         replies.send(connection, 0);
         return wire.Request.size + length;
       case wire.OP_ACCOUNT:
@@ -189,6 +194,35 @@ export class Requests {
       blocked = true;
       space.flushWindow();
     }
+  }
+
+  /** Devices forget a range of the client's memory; false if there is nobody who could know it. */
+  private beginChange(connection: Connection, client: ClientProcess, start: number, length: number): boolean {
+    const { memory } = client;
+    const end = Math.min(start + length, USER_END);
+    if (!memory.notifiers.any || start >= end) return false;
+    if (connection.changes.has(start)) this.endChange(connection, client, start);
+    connection.changes.set(start, end);
+    this.start("change of mappings", function* (): Task<void> {
+      memory.changing(start, end);
+    });
+    return true;
+  }
+
+  /** The range is as it will be: who waited for it may look. */
+  private endChange({ changes }: Connection, { memory }: ClientProcess, start: number): void {
+    const end = changes.get(start);
+    if (end === undefined) return;
+    changes.delete(start);
+    this.start("change of mappings", function* (): Task<void> {
+      memory.changed(start, end);
+    });
+  }
+
+  /** A thread is gone: what it was about to change has changed, or never will. */
+  endChanges(connection: Connection): void {
+    const { client, changes } = connection;
+    if (client !== undefined) for (const start of [...changes.keys()]) this.endChange(connection, client, start);
   }
 
   /** The number of the window that the shim may map now. */

@@ -25,7 +25,7 @@ beforeAll(() => {
        process.exitCode = error.status ?? 70;
      }`,
   );
-});
+}, 60_000);
 afterAll(() => rmSync(folder, { recursive: true }));
 
 interface Ended {

@@ -66,6 +66,7 @@ export function isSpecial(vma: Vma): boolean {
 export class Vmas {
   private readonly path: string;
   private vmas: readonly Vma[] | undefined;
+  private loadedAt = 0;
   /** The mapping that the last access was in. */
   private last: Vma = nowhere;
 
@@ -77,6 +78,11 @@ export class Vmas {
   forget(): void {
     this.vmas = undefined;
     this.last = nowhere;
+  }
+
+  /** For those who must know of changes that nobody tells: what is remembered is at most `age` milliseconds old from here on. */
+  forgetOlderThan(age: number): void {
+    if (this.vmas !== undefined && performance.now() - this.loadedAt > age) this.forget();
   }
 
   /** True if all bytes from `start` up to `end` (exclusive) may be read, or written. */
@@ -94,6 +100,7 @@ export class Vmas {
       const found = search(this.vmas, start, end, write);
       if (found !== undefined) return found;
     }
+    this.loadedAt = performance.now();
     this.vmas = this.load();
     return search(this.vmas, start, end, write);
   }

@@ -20,6 +20,8 @@ import {
 
 /** How often mappings are looked for whose file was closed, in milliseconds. */
 const INTERVAL = 20;
+/** How often mapped registers are looked at, in milliseconds. */
+const LOOK_INTERVAL = 1;
 
 export class Windows {
   private readonly memory: PhysicalMemory;
@@ -28,10 +30,16 @@ export class Windows {
   /** Files whose last descriptor is closed, but not their last mapping; what to do then. */
   private readonly waiting = new Map<File, () => void>();
   private timer: NodeJS.Timeout | undefined;
+  /** Windows that are registers, while they are mapped. */
+  private readonly registers = new Set<FileWindow>();
+  private lookTimer: NodeJS.Timeout | undefined;
+  private readonly run: (work: () => void) => void;
 
-  constructor(memory: PhysicalMemory, directory: string) {
+  /** `run` does work that a device may go on from. */
+  constructor(memory: PhysicalMemory, directory: string, run: (work: () => void) => void) {
     this.memory = memory;
     this.directory = directory;
+    this.run = run;
   }
 
   /** True while a file waits for its last mapping to go. */
@@ -51,6 +59,7 @@ export class Windows {
       this.windows.set(pfn, shared);
     }
     shared.mappings.push({ file, window });
+    if (window.look !== undefined) this.lookAt(window);
     shared.mapping.add(thread);
     return pfn;
   }
@@ -67,6 +76,7 @@ export class Windows {
     for (const [pfn, shared] of this.windows) {
       if (shared.mapping.size > 0 || locks === undefined || locks.includes(`:${shared.inode} 0 EOF`)) continue;
       this.windows.delete(pfn);
+      for (const { window } of shared.mappings) this.registers.delete(window);
       shared.close();
     }
     for (const [file, release] of this.waiting) {
@@ -94,8 +104,23 @@ export class Windows {
     this.stop();
     for (const shared of this.windows.values()) shared.close();
     this.windows.clear();
+    clearInterval(this.lookTimer);
     for (const release of this.waiting.values()) release();
     this.waiting.clear();
+  }
+
+  private lookAt(window: FileWindow): void {
+    this.registers.add(window);
+    let looks = 0;
+    this.lookTimer ??= setInterval(() => {
+      this.run(() => {
+        for (const { look } of this.registers) look?.();
+      });
+      if (++looks % (INTERVAL / LOOK_INTERVAL) === 0) this.collect();
+      if (this.registers.size > 0) return;
+      clearInterval(this.lookTimer);
+      this.lookTimer = undefined;
+    }, LOOK_INTERVAL).unref();
   }
 
   private isMapped(file: File): boolean {

@@ -85,7 +85,7 @@ describe("the accelerators of the machine sva", () => {
   });
 
   it("end a job with an error where the process has no page, or may not write, and go on", () => {
-    const { machine: made } = machine();
+    const { machine: made, faults } = machine();
     const program = new Program(made);
     const page = program.process.memory.map(1);
     const constant = program.process.memory.map(1, { writable: false });
@@ -93,6 +93,11 @@ describe("the accelerators of the machine sva", () => {
     expect(program.copy(fd, 0x10000, page, 8)).toEqual({ status: COPY_READ_FAULT, copied: 0 });
     expect(program.copy(fd, page, constant, 8)).toEqual({ status: COPY_WRITE_FAULT, copied: 0 });
     expect(program.copy(fd, constant, page, 8)).toEqual({ status: COPY_DONE, copied: 8 });
+    // What was missing and came is no fault to speak of.
+    expect(faults).toEqual([
+      expect.stringMatching(/^read from 0x10000 by stream 0x8, substream 0x1: F_TRANSLATION/),
+      expect.stringMatching(/^write to 0x\w+ by stream 0x8, substream 0x1: F_(PERMISSION|TRANSLATION)/),
+    ]);
   });
 
   it("lose a page at once that the process unmaps, in the middle of a job too", () => {

@@ -304,6 +304,17 @@ describe("a mistake with bridges is told, with what would be right", () => {
         "lab: devices[1] is behind itself; one of the bridges must be on the root bus",
       ].join("\n"),
     ],
+    [
+      "more than there are addresses for",
+      Array.from({ length: 31 * 8 }, (_, at): DeviceInput[] => {
+        const address = `00:${(1 + (at >> 3)).toString(16).padStart(2, "0")}.${at & 7}`;
+        return [
+          { model: "root-port", name: `p${at}`, address },
+          { model: "edu", behind: `p${at}`, functions: 8 },
+        ];
+      }).flat(),
+      "lab: there are 1984 device functions and 248 bridges; their registers have 700 MiB, 1 for a function and 2 for a bridge",
+    ],
   ])("%s", (_what, devices, message) => {
     expect(mistakes(...devices)).toBe(message);
   });

@@ -12,9 +12,10 @@ export class DmaRouter implements DmaTarget {
     this.memory = memory;
   }
 
-  /** DMA of `requester` goes through `target` from now on. */
-  route(requester: RequesterId, target: DmaTarget): void {
-    this.routes.set(requester, target);
+  /** DMA of `requester` goes through `target` from now on, or straight to memory. */
+  route(requester: RequesterId, target: DmaTarget | undefined): void {
+    if (target === undefined) this.routes.delete(requester);
+    else this.routes.set(requester, target);
   }
 
   *access(

@@ -4,12 +4,15 @@ import {
   IoasAlloc,
   IoasMap,
   IoasUnmap,
+  IRQ_REQ,
+  IrqSet,
   iommufdCommands,
   MAP_FIXED_IOVA,
   MAP_READABLE,
   MAP_WRITEABLE,
   VFIO_DEVICE_ATTACH,
   VFIO_DEVICE_BIND,
+  VFIO_DEVICE_SET_IRQS,
 } from "../uapi/index.ts";
 import { LibraryClient, type Machine } from "./index.ts";
 
@@ -17,8 +20,11 @@ const { IOAS_ALLOC, IOAS_MAP, IOAS_UNMAP } = iommufdCommands;
 export const IOVA = 0x10_0000n;
 const READ_WRITE = MAP_FIXED_IOVA | MAP_READABLE | MAP_WRITEABLE;
 
+/** Flags of SET_IRQS: data of type EVENTFD, action TRIGGER. */
+const EVENTFD_TRIGGER = 0x24;
 /** Registers of the edu device, as offsets in its file. */
-const COMMAND = 7 * 2 ** 40 + 4;
+const CONFIG = 7 * 2 ** 40;
+const COMMAND = CONFIG + 4;
 const EDU = { source: 0x80, destination: 0x88, count: 0x90, command: 0x98, buffer: 0x40000n };
 
 /** A driver of the first edu device, attached to an address space with one page mapped at IOVA. */
@@ -66,6 +72,27 @@ export class EduDriver {
     this.put(EDU.destination, toMemory ? iova : EDU.buffer);
     this.put(EDU.count, 64n);
     this.put(EDU.command, toMemory ? 3n : 1n);
+  }
+
+  /** `count` bytes of configuration space. */
+  config(offset: number, count: number): number[] {
+    const bytes = new Uint8Array(count);
+    this.client.read(this.device, CONFIG + offset, bytes);
+    return [...bytes];
+  }
+
+  /** Installs an eventfd for requests to let go of the device; how often it was signalled. */
+  countRequests(): () => number {
+    let count = 0;
+    const event = { signal: () => void count++, release: () => {} };
+    const fd = this.client.process.addFile({ kind: "eventfd", event });
+    const set = new IrqSet(new Uint8Array(IrqSet.size + 4));
+    Object.assign(set, { argsz: IrqSet.size + 4, flags: EVENTFD_TRIGGER, index: IRQ_REQ, start: 0, count: 1 });
+    new DataView(set.$bytes.buffer).setInt32(IrqSet.size, fd, true);
+    const scratch = this.client.process.memory.map(1);
+    this.client.process.memory.write(scratch, set.$bytes);
+    this.client.call(this.device, VFIO_DEVICE_SET_IRQS, scratch);
+    return () => count;
   }
 
   private put(register: number, value: bigint): void {

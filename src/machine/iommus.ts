@@ -27,6 +27,8 @@ interface MachineSmmu {
   readonly description: SmmuDescription;
   readonly hardware: SmmuV3;
   readonly instance: SmmuV3Instance;
+  /** Requesters with these numbers are behind it, from now on; an SMMU knows no more of them than their numbers. */
+  connect(requesters: readonly RequesterId[]): void;
   /** The driver lets go of it; no device may be left. */
   remove(): Task<void>;
 }
@@ -35,6 +37,7 @@ interface MachineVirtioIommu {
   readonly description: VirtioIommuDescription;
   readonly hardware: VirtioIommu;
   readonly instance: VirtioIommuInstance;
+  connect(requesters: readonly RequesterId[]): void;
   remove(): Task<void>;
 }
 
@@ -83,7 +86,7 @@ export class IommuMaker {
       msiRegion: options.doorbell,
     });
     instance = probed;
-    return { description, hardware, instance: probed, remove: () => driver.remove(probed) };
+    return { description, hardware, instance: probed, connect: () => {}, remove: () => driver.remove(probed) };
   }
 
   private *makeVirtio(
@@ -105,7 +108,8 @@ export class IommuMaker {
     hardware.onFault = options.onFault;
     const probed = yield* driver.probe(hardware, { name: `${base.toString(16)}.virtio_mmio` });
     instance = probed;
-    return { description, hardware, instance: probed, remove: () => driver.remove(probed) };
+    const connect = (requesters: readonly RequesterId[]): void => hardware.connect(requesters);
+    return { description, hardware, instance: probed, connect, remove: () => driver.remove(probed) };
   }
 }
 

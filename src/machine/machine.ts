@@ -22,11 +22,12 @@ import {
 } from "../iommu/index.ts";
 import { IommufdContext } from "../iommufd/index.ts";
 import { CHUNK_SIZE, type FileNode, PhysicalMemory } from "../memory/index.ts";
-import { devicePath, dmaAliases, MsiController, type PciFunction, PciHost, pciNodes } from "../pci/index.ts";
-import { type Clock, ENODEV, Refusal, System, type Task } from "../runtime/index.ts";
+import { devicePath, dmaAliases, HotPlug, MsiController, type PciFunction, PciHost, pciNodes } from "../pci/index.ts";
+import { type Clock, ENODEV, Refusal, refuse, System, type Task } from "../runtime/index.ts";
 import { testInterface } from "../selftest/index.ts";
 import { UacceDriver, uacceNodes, uaccePath } from "../uacce/index.ts";
 import { VfioPciDriver, vfioNodes } from "../vfio/index.ts";
+import { type DeviceInput, describePlugged } from "./description/plugged.ts";
 import type { FunctionDescription, IommuDescription, MachineDescription } from "./description.ts";
 import { DmaRouter } from "./dma-router.ts";
 import { FailureFiles } from "./failure-files.ts";
@@ -68,6 +69,8 @@ export class Machine {
   /** Where drivers let devices use the memory of processes. */
   readonly sva: Sva;
   readonly pci: PciHost;
+  /** How functions come and go while it runs. */
+  readonly hotPlug: HotPlug;
   readonly vfio: VfioPciDriver;
   readonly uacce: UacceDriver;
   readonly files: MachineFiles;
@@ -124,11 +127,16 @@ export class Machine {
       prepare: (member) => prepareReset(device(member)!),
       done: (member) => finishReset(device(member)!),
     };
+    this.hotPlug = new HotPlug(this.system, this.pci, {
+      adopt: (member) => this.adopt(member),
+      release: (member) => this.release(member),
+      dismantled: (member) => void this.described.delete(member),
+    });
     const failureFiles = new FailureFiles(this.system);
     this.files = new MachineFiles([
       () => this.characterDevices(),
       () => (options.mock ? failureFiles.nodes() : new Map()),
-      () => pciNodes(this.pci),
+      () => pciNodes(this.pci, this.hotPlug),
       () => groupNodes(this.core, (device) => this.pathOf(device)),
       () => vfioNodes(this.vfio),
       () => uacceNodes(this.uacce),
@@ -167,21 +175,46 @@ export class Machine {
     for (const driver of [this.vfio, this.uacce, this.eduDriver]) this.pci.drivers.register(driver);
     for (const iommu of this.description.iommus) yield* this.startIommu(iommu);
     if (this.mockBus !== undefined) yield* this.core.register(this.mockBus.driver.instance);
-    for (const member of this.pci.scanOrder) yield* this.start(member);
+    for (const member of this.pci.scanOrder) {
+      yield* this.takeIntoCare(member);
+      yield* this.bindDriver(member);
+    }
     this.core.waitsForDrivers = false;
     this.pci.drivers.listen(() => this.files.refresh());
+    this.hotPlug.listen(() => this.files.refresh());
     this.files.refresh();
+  }
+
+  /**
+   * Plugs a device in, as an entry under `devices` in a machine file describes it; its driver is bound. Throws a MachineError for
+   * what cannot be. ENOSPC: its bus has no room for its registers.
+   */
+  *plug(input: DeviceInput): Task<readonly PciFunction[]> {
+    const members = yield* this.hotPlug.insert(() => {
+      const present = [...this.described.values()];
+      return describePlugged(input, present, this.description.iommus).map((one) => this.install(one));
+    });
+    for (const member of members) yield* this.bindDriver(member);
+    return members;
+  }
+
+  /**
+   * Pulls out the device of the function called `"0000:00:01.0"`, with all its functions and all that is behind it. Orderly,
+   * its users are asked to let go and waited for before; by surprise it is gone at once, and they are waited for after.
+   */
+  *unplug(name: string, how: "orderly" | "surprise" = "orderly"): Task<void> {
+    const member = [...this.described.keys()].find((one) => one.name === name && !one.isGone);
+    if (member === undefined) refuse(ENODEV, () => `there is no PCI function ${name}`);
+    const { bus, device } = member.place!;
+    yield* this.hotPlug.extract(bus, device, how);
   }
 
   /** The mirror image of {@link powerUp}; no file of the machine may be open. */
   *powerDown(): Task<void> {
     for (const member of [...this.pci.functions].reverse()) {
       yield* this.pci.drivers.unbind(member);
-      const device = this.deviceByFunction.get(member);
-      if (device?.iommu !== undefined) yield* this.core.release(device);
-      this.deviceByFunction.delete(member);
+      yield* this.release(member);
     }
-    this.firmware.clear();
     if (this.mockBus !== undefined) yield* this.core.unregister(this.mockBus.driver.instance);
     for (const [name, iommu] of [...this.iommuByName].reverse()) {
       yield* this.core.unregister(iommu.instance);
@@ -208,8 +241,18 @@ export class Machine {
     yield* this.core.register(iommu.instance);
   }
 
-  /** Takes a function into care, and binds its driver. One that no IOMMU can tell from another gets no group, and no driver. */
-  private *start(member: PciFunction): Task<void> {
+  /** A function was found while the machine runs: whatever the core says of it, it is there. */
+  private *adopt(member: PciFunction): Task<void> {
+    try {
+      yield* this.takeIntoCare(member);
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      this.leaveUnserved(this.deviceOf(member)!, error);
+    }
+  }
+
+  /** The core gets to know a function. ENODEV of its IOMMU, which cannot tell it from another, leaves it without group. */
+  private *takeIntoCare(member: PciFunction): Task<void> {
     const description = this.descriptionOf(member);
     const iommu = description.iommu === undefined ? undefined : this.iommuByName.get(description.iommu)!;
     // Of bridges the firmware says no more than which IOMMU they are behind.
@@ -217,32 +260,47 @@ export class Machine {
     const { untrusted, defaultDomain, canStall } = endpoint ?? {};
     const device = new Device({ name: member.name, pci: member, untrusted, defaultDomain });
     this.deviceByFunction.set(member, device);
-    if (iommu !== undefined) {
-      const reserved = endpoint?.reserved.map(({ type, start, size }) => {
-        return { type, start: BigInt(start), last: BigInt(start + size - 1) };
-      });
-      const streamIds = requesterIds(member);
-      this.firmware.set(device, { instance: iommu.instance.name, streamIds, canStall, reserved });
-      this.router.route(member.idAtRoot, iommu.hardware);
-      yield* this.probe(device);
-    }
-    const driver = [this.vfio, this.uacce, this.eduDriver].find(({ name }) => name === endpoint?.driver);
-    if (driver !== undefined && (iommu === undefined || device.group !== undefined)) {
-      if (driver === this.vfio) member.driverOverride = driver.name;
-      yield* this.pci.drivers.bind(member, driver);
-    }
-  }
-
-  /** As Linux's bus scan: a device that its IOMMU does not want is left without one. */
-  private *probe(device: Device): Task<void> {
+    this.router.route(member.idAtRoot, iommu?.hardware);
+    if (iommu === undefined) return;
+    const reserved = endpoint?.reserved.map(({ type, start, size }) => {
+      return { type, start: BigInt(start), last: BigInt(start + size - 1) };
+    });
+    const streamIds = requesterIds(member);
+    iommu.connect(streamIds);
+    this.firmware.set(device, { instance: iommu.instance.name, streamIds, canStall, reserved });
     try {
       yield* this.core.probe(device);
     } catch (error) {
       if (!(error instanceof Refusal && error.errno === ENODEV)) throw error;
-      this.unserved.set(device, error.reason);
-      const { events } = this.system;
-      if (events.on) events.emit({ kind: "machine.device.unserved", device: device.name, reason: error.reason });
+      this.leaveUnserved(device, error);
     }
+  }
+
+  private leaveUnserved(device: Device, refusal: Refusal): void {
+    this.unserved.set(device, refusal.reason);
+    const { events } = this.system;
+    if (events.on) events.emit({ kind: "machine.device.unserved", device: device.name, reason: refusal.reason });
+  }
+
+  /** Binds the driver that the description names; not to a device that its IOMMU does not serve. */
+  private *bindDriver(member: PciFunction): Task<void> {
+    const description = this.descriptionOf(member);
+    const wanted = "driver" in description ? description.driver : undefined;
+    const driver = [this.vfio, this.uacce, this.eduDriver].find(({ name }) => name === wanted);
+    if (driver === undefined || this.unserved.has(this.deviceOf(member)!)) return;
+    if (driver === this.vfio) member.driverOverride = driver.name;
+    yield* this.pci.drivers.bind(member, driver);
+  }
+
+  /** The mirror image of {@link takeIntoCare}. */
+  private *release(member: PciFunction): Task<void> {
+    const device = this.deviceByFunction.get(member);
+    if (device === undefined) return;
+    if (device.iommu !== undefined) yield* this.core.release(device);
+    this.firmware.delete(device);
+    this.unserved.delete(device);
+    this.deviceByFunction.delete(member);
+    member.driverOverride = undefined;
   }
 
   private *readFirmware(device: Device): Task<void> {

@@ -1,11 +1,11 @@
 // Runs in a browser.
 import { CopyEngine, EduDevice, makeBridge } from "../hardware/devices/index.ts";
 import {
-  ACS,
   accessControl,
   addressTranslation,
   type Capability,
   express,
+  ISOLATING_CONTROLS,
   type PciFunction,
   pageRequests,
   pasid,
@@ -39,11 +39,7 @@ function capabilityList({ behind, capabilities }: DeviceDescription): Capability
   const { express: isExpress, acs, ats, pri, pasidBits } = capabilities;
   const list: Capability[] = [];
   if (isExpress) list.push(express({ type: behind === undefined ? "integratedEndpoint" : "endpoint" }));
-  if (acs) {
-    list.push(
-      accessControl(ACS.sourceValidation | ACS.requestRedirect | ACS.completionRedirect | ACS.upstreamForwarding),
-    );
-  }
+  if (acs) list.push(accessControl(ISOLATING_CONTROLS));
   if (ats) list.push(addressTranslation());
   if (pri) list.push(pageRequests());
   if (pasidBits > 0) list.push(pasid({ width: pasidBits }));

@@ -131,7 +131,7 @@ describe("reserved regions of a machine file", () => {
   it.each(["smmuv3", "virtio-iommu"] as const)("that are direct stay mapped 1:1, behind a %s", (kind) => {
     const base = 0x4000_0000;
     const direct: Regions = [{ type: "direct", start: base, size: "8KiB" }];
-    const { machine, errno, bind, echo } = root([{ model: "edu", reserved: direct }], { iommus: [{ kind }] });
+    const { machine, client, errno, bind, echo } = root([{ model: "edu", reserved: direct }], { iommus: [{ kind }] });
     const [{ pci }] = machine.devices;
     pci!.writeConfig(4, 2, 6);
     const reads = (address: number): boolean =>
@@ -146,6 +146,7 @@ describe("reserved regions of a machine file", () => {
     expect(reads(base)).toBe(true);
     machine.system.run("probe", machine.core.probe(device));
     expect([reads(base), reads(base + 8192)]).toEqual([true, false]);
+    client.process.exit();
     machine.system.run("power down", machine.powerDown());
   });
 });

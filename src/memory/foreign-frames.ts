@@ -21,7 +21,7 @@ export class ForeignFrames {
   readonly allocator: FrameAllocator;
   private readonly first: number;
   /** By group (counted from the window's start), the runs in it in ascending order. */
-  private readonly groups = new SparseArray<readonly ForeignRun[]>();
+  private readonly groups = new SparseArray<ForeignRun[]>();
 
   constructor(first: number, end: number) {
     this.first = first;
@@ -32,14 +32,7 @@ export class ForeignFrames {
   at(pfn: number): ForeignRun | undefined {
     const runs = this.groups.get(this.groupOf(pfn));
     if (runs === undefined) return undefined;
-    let low = 0;
-    let high = runs.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (runs[middle].pfn <= pfn) low = middle + 1;
-      else high = middle;
-    }
-    const run = low === 0 ? undefined : runs[low - 1];
+    const run = runs[firstFrom(runs, (candidate) => candidate.pfn > pfn) - 1] as ForeignRun | undefined;
     return run !== undefined && pfn < run.pfn + run.count ? run : undefined;
   }
 
@@ -75,20 +68,33 @@ export class ForeignFrames {
     for (let at = pfn, end = pfn + count; at < end; ) {
       const group = this.groupOf(at);
       const to = Math.min(end, this.first + (group + 1) * GROUP);
-      const before: ForeignRun[] = [];
-      const after: ForeignRun[] = [];
-      for (const run of this.groups.get(group) ?? []) {
-        if (run.pfn < at) before.push({ ...run, count: Math.min(run.count, at - run.pfn) });
-        const past = run.pfn + run.count - to;
-        if (past > 0) {
-          const cut = Math.max(0, to - run.pfn);
-          after.push({ ...run, pfn: run.pfn + cut, page: run.page + cut, count: run.count - cut });
-        }
-      }
+      const runs = this.groups.get(group) ?? [];
+      const first = firstFrom(runs, (run) => run.pfn + run.count > at);
+      const next = firstFrom(runs, (run) => run.pfn >= to);
+      const pieces: ForeignRun[] = [];
+      if (first < next && runs[first].pfn < at) pieces.push({ ...runs[first], count: at - runs[first].pfn });
       const made = make(at, to - at);
-      const runs = made === undefined ? [...before, ...after] : [...before, made, ...after];
+      if (made !== undefined) pieces.push(made);
+      const last = runs[next - 1];
+      if (first < next && last.pfn + last.count > to) {
+        const cut = to - last.pfn;
+        pieces.push({ ...last, pfn: to, page: last.page + cut, count: last.count - cut });
+      }
+      runs.splice(first, next - first, ...pieces);
       this.groups.set(group, runs.length === 0 ? undefined : runs);
       at = to;
     }
   }
+}
+
+/** Where in ascending order the first run is for which `is` holds, and holds for all behind it. */
+function firstFrom(runs: readonly ForeignRun[], is: (run: ForeignRun) => boolean): number {
+  let low = 0;
+  let high = runs.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (is(runs[middle])) high = middle;
+    else low = middle + 1;
+  }
+  return low;
 }

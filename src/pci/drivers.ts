@@ -83,12 +83,16 @@ export class PciDrivers {
     this.changed(member);
   }
 
+  /** While the driver waits for clients to let go, the function shows no driver any more. Cannot fail. */
   *unbind(member: PciFunction): Task<void> {
     const { driver } = member;
     if (driver === undefined) return;
+    member.isLeavingDriver = true;
+    this.changed(member);
     yield* driver.remove(member);
     yield* this.endDma(member, driver);
     member.driver = undefined;
+    member.isLeavingDriver = false;
     this.changed(member);
   }
 

@@ -22,7 +22,7 @@ import { AddressWindow } from "./address-window.ts";
 import { dmaAliases } from "./aliases.ts";
 import { type BusWindows, freeWindows, placeWindows, programBridge, windowKindOf } from "./bridge-windows.ts";
 import { PciBus } from "./bus.ts";
-import { ACS, ACS_CONTROL } from "./capabilities.ts";
+import { ACS_CONTROL } from "./capabilities.ts";
 import type { DmaTarget, InterruptController, Message } from "./dma.ts";
 import { PciDrivers } from "./drivers.ts";
 import type { PciFunction } from "./function.ts";
@@ -41,6 +41,7 @@ import {
   SECONDARY_BUS,
   SUBORDINATE_BUS,
 } from "./ids.ts";
+import { ISOLATING_CONTROLS } from "./isolation.ts";
 import type { ResetWatch } from "./reset.ts";
 
 /** A range of addresses, in bytes. */
@@ -65,9 +66,6 @@ const defaultWindows = {
   io: { start: 0x1000, size: 0xf000 },
 } as const;
 
-/** What Linux enables of ACS where there is an IOMMU. */
-const ACS_FOR_IOMMU = ACS.sourceValidation | ACS.requestRedirect | ACS.completionRedirect | ACS.upstreamForwarding;
-
 /** A root complex with its buses. */
 export class PciHost {
   readonly segment: number;
@@ -80,7 +78,7 @@ export class PciHost {
   private readonly target: DmaTarget;
   private readonly firstInterruptLine: number;
   private readonly windows: BusWindows;
-  /** Where each function that is set up has its BARs, and a bridge what is behind it. */
+  /** Of each function that is set up: what gives back the addresses of its BARs. */
   private readonly placed = new Map<PciFunction, readonly (() => void)[]>();
   /** A function has no DMA on its way any more. */
   private readonly quiet: WaitQueue;
@@ -117,9 +115,7 @@ export class PciHost {
     const found: PciFunction[] = [];
     const scan = (bus: PciBus): void => {
       found.push(...bus.functions);
-      for (const member of bus.functions) {
-        for (const behind of this.buses) if (behind.bridge === member) scan(behind);
-      }
+      for (const behind of bus.behind) scan(behind);
     };
     const inOrder = [...this.buses].sort((left, right) => left.number - right.number);
     for (const bus of inOrder) if (bus.isRoot) scan(bus);
@@ -156,6 +152,19 @@ export class PciHost {
       if (behind.windows === undefined) this.openBridge(behind, windows);
       this.enumerateBus(behind, behind.windows!);
     }
+  }
+
+  /** Software knows the function, and it has its addresses. */
+  isSetUp(member: PciFunction): boolean {
+    return this.placed.has(member);
+  }
+
+  /** Takes a function out of its place, with the buses behind it; software has forgotten it, or never knew it. */
+  dismantle(member: PciFunction): void {
+    assert(!this.placed.has(member), () => `${member.name} is taken out while it is in use`);
+    member.place!.bus.hide(member);
+    for (const [index, bus] of [...this.buses.entries()].reverse())
+      if (bus.bridge === member) this.buses.splice(index, 1);
   }
 
   /** Software has no use for a function any more: its addresses are free. What is behind a bridge went before. */
@@ -209,7 +218,6 @@ export class PciHost {
   private setUp(member: PciFunction, windows: BusWindows): void {
     const { bus, device } = member.place!;
     const places: (() => void)[] = [];
-    this.placed.set(member, places);
     if (bus.slot(device).length > 1) {
       member.config.set(HEADER_TYPE, 1, member.config.read(HEADER_TYPE, 1) | HEADER_TYPE_MULTIFUNCTION);
       member.config.rememberForReset();
@@ -223,12 +231,13 @@ export class PciHost {
       places.push(() => window.free(start));
       bar.place(start);
     }
+    this.placed.set(member, places);
     member.writeConfig(COMMAND, 2, COMMAND_IO | COMMAND_MEMORY | COMMAND_SERR);
     member.idAtRoot = dmaAliases(member).at(-1)!.requesterId;
     member.interruptLine = this.interruptLineOf(member);
     member.writeConfig(INTERRUPT_LINE, 1, member.interruptLine);
     const acs = member.extendedCapability(EXTENDED_ACS);
-    if (acs !== undefined) member.writeConfig(acs + ACS_CONTROL, 2, ACS_FOR_IOMMU);
+    if (acs !== undefined) member.writeConfig(acs + ACS_CONTROL, 2, ISOLATING_CONTROLS);
     if (this.system.events.on) this.system.events.emit({ kind: "pci.function.add", name: member.name });
   }
 

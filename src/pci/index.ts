@@ -9,11 +9,12 @@ export type { DmaPort, DmaTarget, InterruptController, Message, RequesterId } fr
 export { type KernelDma, type PciDriver, PciDrivers } from "./drivers.ts";
 export { PciFunction, type PciIdentity, type PciPlace } from "./function.ts";
 export { PciHost, type PciHostOptions, type Window } from "./host.ts";
+export { type FunctionKeeper, HotPlug } from "./hot-plug.ts";
 export * from "./ids.ts";
 export { type AccessControls, accessControls, ISOLATING_CONTROLS, type Isolation, isolationOf } from "./isolation.ts";
 export { MsiController } from "./msi-controller.ts";
 export { MsixTable } from "./msix-table.ts";
-export { RecordedFunction, withIsolation } from "./recorded.ts";
+export { RecordedFunction, withIsolation, withOfferedIsolation } from "./recorded.ts";
 export {
   type ResetMethod,
   type ResetWatch,

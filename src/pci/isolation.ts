@@ -58,14 +58,21 @@ export function isolationOf(pci: PciFunction): Isolation {
   return { isolated: missing === 0, by: "controls", missing, ...controls };
 }
 
-/** Its ACS registers, if it has them. */
+/** What its ACS registers hold, if it has them. */
 export function accessControls(pci: PciFunction): AccessControls | undefined {
   const acs = pci.extendedCapability(EXTENDED_ACS);
   if (acs === undefined) return undefined;
-  if (isListed(WIDE_ACS_PORTS, ...idsOf(pci))) {
-    return { offered: pci.readConfig(acs + 4, 4), enabled: pci.readConfig(acs + 8, 4) };
-  }
-  return { offered: pci.readConfig(acs + ACS_CAPABILITY, 2), enabled: pci.readConfig(acs + ACS_CONTROL, 2) };
+  const { width, capability, control } = accessControlRegisters(pci, acs);
+  return { offered: pci.readConfig(capability, width), enabled: pci.readConfig(control, width) };
+}
+
+/** Where the registers of the capability at `acs` are in configuration space. */
+export function accessControlRegisters(
+  pci: PciFunction,
+  acs: number,
+): { readonly width: 2 | 4; readonly capability: number; readonly control: number } {
+  if (isListed(WIDE_ACS_PORTS, ...idsOf(pci))) return { width: 4, capability: acs + 4, control: acs + 8 };
+  return { width: 2, capability: acs + ACS_CAPABILITY, control: acs + ACS_CONTROL };
 }
 
 function idsOf(pci: PciFunction): [vendor: number, device: number] {

@@ -1,17 +1,8 @@
 // Runs in a browser.
-import { ACS_CAPABILITY, ACS_CONTROL } from "./capabilities.ts";
 import { ConfigSpace } from "./config-space.ts";
 import { PciFunction } from "./function.ts";
-import {
-  CONFIG_SPACE_SIZE,
-  DEVICE_ID,
-  EXTENDED_ACS,
-  EXTENDED_CAPABILITIES,
-  EXTENDED_CONFIG_SPACE_SIZE,
-  VENDOR_ID,
-} from "./ids.ts";
-import { ISOLATING_CONTROLS } from "./isolation.ts";
-import { isListed, WIDE_ACS_PORTS } from "./quirks.ts";
+import { CONFIG_SPACE_SIZE, EXTENDED_ACS, EXTENDED_CAPABILITIES, EXTENDED_CONFIG_SPACE_SIZE } from "./ids.ts";
+import { accessControlRegisters, ISOLATING_CONTROLS } from "./isolation.ts";
 
 /** A function that is nothing but its configuration space, as somebody recorded it. What is cut off reads as zero. */
 export class RecordedFunction extends PciFunction {
@@ -27,13 +18,21 @@ export function withIsolation(recorded: PciFunction): Uint8Array {
   const config = new ConfigSpace(EXTENDED_CONFIG_SPACE_SIZE);
   config.place(0, recorded.config.bytes);
   const acs = recorded.extendedCapability(EXTENDED_ACS) ?? addCapability(config, EXTENDED_ACS, 12);
-  if (isListed(WIDE_ACS_PORTS, config.read(VENDOR_ID, 2), config.read(DEVICE_ID, 2))) {
-    for (const register of [acs + 4, acs + 8]) config.set(register, 4, config.read(register, 4) | ISOLATING_CONTROLS);
-  } else {
-    for (const register of [acs + ACS_CAPABILITY, acs + ACS_CONTROL]) {
-      config.set(register, 2, config.read(register, 2) | ISOLATING_CONTROLS);
-    }
+  const { width, capability, control } = accessControlRegisters(recorded, acs);
+  for (const register of [capability, control]) {
+    config.set(register, width, config.read(register, width) | ISOLATING_CONTROLS);
   }
+  return config.bytes;
+}
+
+/** The same function as Linux leaves it where there is an IOMMU: of what its ACS capability offers, all that isolates is on. */
+export function withOfferedIsolation(recorded: PciFunction): Uint8Array {
+  const acs = recorded.extendedCapability(EXTENDED_ACS);
+  if (acs === undefined) return recorded.config.bytes;
+  const config = new ConfigSpace(EXTENDED_CONFIG_SPACE_SIZE);
+  config.place(0, recorded.config.bytes);
+  const { width, capability, control } = accessControlRegisters(recorded, acs);
+  config.set(control, width, config.read(control, width) | (config.read(capability, width) & ISOLATING_CONTROLS));
   return config.bytes;
 }
 

@@ -1,12 +1,13 @@
 // Runs in a browser.
 /** What clients see of PCI under /sys, in the formats of reference 5.1. */
 import type { FileNode } from "../memory/index.ts";
-import type { Task } from "../runtime/index.ts";
+import { EINVAL, refuse, type Task } from "../runtime/index.ts";
 import type { AddressWindow } from "./address-window.ts";
 import type { PciBus } from "./bus.ts";
 import type { PciDriver } from "./drivers.ts";
 import type { PciFunction } from "./function.ts";
 import type { PciHost } from "./host.ts";
+import type { HotPlug } from "./hot-plug.ts";
 import { CLASS_CODE, DEVICE_ID, REVISION_ID, SUBSYSTEM_ID, SUBSYSTEM_VENDOR_ID, VENDOR_ID } from "./ids.ts";
 import { resetFunction, resetMethods } from "./reset.ts";
 
@@ -22,9 +23,9 @@ export function devicePath(member: PciFunction): string {
 
 /**
  * All nodes below /sys/devices/pci… and /sys/bus/pci, as things stand: make them anew when functions come, go, or change
- * their driver (PciDrivers.listen).
+ * their driver (PciDrivers.listen, HotPlug.listen).
  */
-export function pciNodes(host: PciHost): Map<string, FileNode> {
+export function pciNodes(host: PciHost, hotPlug?: HotPlug): Map<string, FileNode> {
   const nodes = new Map<string, FileNode>();
   nodes.set(`${busPath}/devices`, { kind: "directory" });
   nodes.set(`${busPath}/drivers`, { kind: "directory" });
@@ -32,12 +33,18 @@ export function pciNodes(host: PciHost): Map<string, FileNode> {
     `${busPath}/drivers_probe`,
     command(0o200, (name) => host.drivers.probeByName(name)),
   );
-  for (const member of host.functions) addFunction(nodes, member);
+  if (hotPlug !== undefined) {
+    nodes.set(
+      `${busPath}/rescan`,
+      command(0o200, (text) => ifWanted(text, () => hotPlug.rescan())),
+    );
+  }
+  for (const member of host.functions) addFunction(nodes, member, hotPlug);
   for (const driver of host.drivers.all) addDriver(nodes, host, driver);
   return nodes;
 }
 
-function addFunction(nodes: Map<string, FileNode>, member: PciFunction): void {
+function addFunction(nodes: Map<string, FileNode>, member: PciFunction, hotPlug: HotPlug | undefined): void {
   const path = devicePath(member);
   const add = (name: string, node: FileNode): void => void nodes.set(`${path}/${name}`, node);
   const hex = (digits: number, value: number): string => `0x${value.toString(16).padStart(digits, "0")}\n`;
@@ -107,7 +114,9 @@ function addFunction(nodes: Map<string, FileNode>, member: PciFunction): void {
   const behind = member.place!.bus.host.buses.find(({ bridge }) => bridge === member);
   if (behind !== undefined) addSecondaryBus(add, behind);
   add("subsystem", { kind: "link", target: relative(path, busPath) });
-  if (member.driver) add("driver", { kind: "link", target: relative(path, driverPath(member.driver)) });
+  if (hotPlug !== undefined) addHotPlug(add, member, hotPlug);
+  if (member.driver && !member.isLeavingDriver)
+    add("driver", { kind: "link", target: relative(path, driverPath(member.driver)) });
   if (resetMethods(member).length > 0) {
     add("reset", command(0o200, resetNow(member)));
     add(
@@ -115,6 +124,25 @@ function addFunction(nodes: Map<string, FileNode>, member: PciFunction): void {
       text(() => `${resetMethods(member).join(" ")}\n`, 0o644),
     );
   }
+}
+
+/** Whoever asked for its removal needs not ask again: the file is gone. */
+function addHotPlug(add: (name: string, node: FileNode) => void, member: PciFunction, hotPlug: HotPlug): void {
+  add(
+    "rescan",
+    command(0o200, (text) => ifWanted(text, () => hotPlug.rescan(member.place!.bus))),
+  );
+  if (hotPlug.isLeaving(member)) return;
+  add(
+    "remove",
+    command(0o220, (text) => ifWanted(text, () => hotPlug.remove(member))),
+  );
+}
+
+/** A number asks for something unless it is 0. EINVAL for what is none. */
+function* ifWanted(text: string, act: () => Task<void>): Task<void> {
+  if (!/^(?:0x[0-9a-f]+|[0-9]+)$/i.test(text)) refuse(EINVAL, () => `"${text}" is no number`);
+  if (Number(text) !== 0) yield* act();
 }
 
 /** Of a bridge: the buses behind it, in decimal. */
@@ -140,7 +168,7 @@ function addDriver(nodes: Map<string, FileNode>, host: PciHost, driver: PciDrive
     command(0o200, (name) => host.drivers.unbindByName(name, driver)),
   );
   for (const member of host.functions) {
-    if (member.driver !== driver) continue;
+    if (member.driver !== driver || member.isLeavingDriver) continue;
     nodes.set(`${path}/${member.name}`, { kind: "link", target: relative(path, devicePath(member)) });
   }
 }
@@ -244,7 +272,7 @@ function uevent(member: PciFunction): string {
   const hex = (value: number): string => value.toString(16).toUpperCase().padStart(4, "0");
   const subsystem = subsystemOf(member);
   return [
-    ...(member.driver ? [`DRIVER=${member.driver.name}`] : []),
+    ...(member.driver && !member.isLeavingDriver ? [`DRIVER=${member.driver.name}`] : []),
     `PCI_CLASS=${classCode(member).toString(16).toUpperCase()}`,
     `PCI_ID=${hex(member.readConfig(VENDOR_ID, 2))}:${hex(member.readConfig(DEVICE_ID, 2))}`,
     `PCI_SUBSYS_ID=${hex(subsystem.vendor)}:${hex(subsystem.device)}`,

@@ -1,15 +1,7 @@
 // Runs in a browser.
 import { type FileWindow, type MmapRequest, PAGE_SIZE, type PhysicalMemory, type Process } from "../memory/index.ts";
 import { EAGAIN, EINVAL, EIO, ENXIO, refuse, type System, type Task, WaitQueue } from "../runtime/index.ts";
-import {
-  COPY_PENDING,
-  COPY_SUBMIT,
-  COPY_WAIT,
-  COPY_WAIT_FOREVER,
-  CopySubmit,
-  CopyWait,
-  requestName,
-} from "../uapi/index.ts";
+import { COPY_PENDING, COPY_SUBMIT, COPY_WAIT, COPY_WAIT_FOREVER, CopySubmit, CopyWait } from "../uapi/index.ts";
 import type { AcceleratorQueue, Region } from "./accelerator.ts";
 import { type CopyRegisters, DESCRIPTOR_COPIED, DESCRIPTOR_SIZE, FLAG_INTERRUPT } from "./copy-registers.ts";
 import type { DmaMemory } from "./dma-memory.ts";
@@ -18,7 +10,8 @@ import { DoorbellPage } from "./doorbell-page.ts";
 /** The ring fills its page. */
 const SIZE_LOG2 = 7;
 const ENTRIES = 2 ** SIZE_LOG2;
-const NANOSECONDS = 1e6;
+/** In nanoseconds. */
+const MILLISECOND = 1e6;
 
 interface CopyQueueOptions {
   readonly system: System;
@@ -140,7 +133,7 @@ export class CopyEngineQueue implements AcceleratorQueue {
     const { registers, index, ring, label } = this.options;
     const command = new CopySubmit();
     process.memory.read(argument, command.$bytes);
-    this.checkStarted(COPY_SUBMIT);
+    this.checkStarted();
     if (registers.hasFailed(index)) refuse(EIO, () => `${label} failed: its ring was not what its doorbell promised`);
     const tail = registers.tail(index);
     if ((tail - registers.head(index)) >>> 0 >= ENTRIES) refuse(EAGAIN, () => `the ring of ${label} is full`);
@@ -164,7 +157,7 @@ export class CopyEngineQueue implements AcceleratorQueue {
     const command = new CopyWait();
     process.memory.read(argument, command.$bytes);
     const { job, timeout } = command;
-    this.checkStarted(COPY_WAIT);
+    this.checkStarted();
     const tail = registers.tail(index);
     const age = (tail - job) >>> 0;
     if (age === 0 || age > Math.min(tail, ENTRIES)) refuse(EINVAL, () => `${label} has no job ${job}`);
@@ -191,7 +184,7 @@ export class CopyEngineQueue implements AcceleratorQueue {
     const cancel =
       timeout === COPY_WAIT_FOREVER
         ? () => undefined
-        : this.options.system.clock.after(timeout * NANOSECONDS, () => {
+        : this.options.system.clock.after(timeout * MILLISECOND, () => {
             isLate = true;
             this.changed.wake();
           });
@@ -202,7 +195,7 @@ export class CopyEngineQueue implements AcceleratorQueue {
     }
   }
 
-  private checkStarted(request: number): void {
-    if (!this.isStarted) refuse(EINVAL, () => `${requestName(request)}: ${this.options.label} is not started`);
+  private checkStarted(): void {
+    if (!this.isStarted) refuse(EINVAL, () => `${this.options.label} is not started`);
   }
 }

@@ -74,8 +74,8 @@ export class DeviceFile implements File, HotResetOwner, BoundDevice {
 
   /** Everything that the client had of the device goes back. */
   *release(): Task<void> {
-    if (this.open === undefined) return;
-    yield* this.locked(() => this.unbind());
+    if (this.open !== undefined) yield* this.locked(() => this.unbind());
+    this.vfio.fileClosed();
   }
 
   /** Of a function that shares a bus reset with this one: see {@link HotResetOwner}. */

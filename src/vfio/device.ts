@@ -25,6 +25,9 @@ import { DeviceFile } from "./device-file.ts";
 import type { VfioGroup } from "./group.ts";
 import type { OpenDevice } from "./open-device.ts";
 
+/** Nanoseconds between two requests to close a device. */
+const REQUEST_INTERVAL = 10e9;
+
 /** A device in a client's hands. */
 export interface BoundDevice {
   readonly opened: OpenDevice;
@@ -50,6 +53,8 @@ export class VfioDevice {
   readonly siblings: ReadonlyMap<PciFunction, VfioDevice>;
   private readonly closed: WaitQueue;
   private leaving = false;
+  /** Open files of the character device, bound or not. */
+  private files = 0;
 
   constructor(
     system: System,
@@ -81,7 +86,14 @@ export class VfioDevice {
     yield* this.system.tasks.point();
     this.checkStays();
     this.system.failures.point("vfio.file.open");
+    this.files++;
     return new DeviceFile(this);
+  }
+
+  /** A file of the character device was closed. */
+  fileClosed(): void {
+    this.files--;
+    this.closed.wake();
   }
 
   /** ENODEV if the driver is letting go of the device. */
@@ -95,11 +107,25 @@ export class VfioDevice {
     this.closed.wake();
   }
 
-  /** The driver lets go: nobody can open it any more; asks the client to close it, and waits until it did. */
+  /**
+   * The driver lets go: nobody can open the device any more. Asks the client to close it, at once and again every ten seconds,
+   * and waits until all its files are closed.
+   */
   *leave(): Task<void> {
     this.leaving = true;
-    this.bound?.opened.interrupts.askToRelease();
-    yield* this.closed.until(() => this.bound === undefined);
+    const stopAsking = this.keepAsking();
+    yield* this.closed.untilUninterrupted(() => this.bound === undefined && this.files === 0);
+    stopAsking();
+  }
+
+  private keepAsking(): () => void {
+    let cancel = (): void => {};
+    const ask = (): void => {
+      this.bound?.opened.interrupts.askToRelease();
+      cancel = this.system.clock.after(REQUEST_INTERVAL, ask);
+    };
+    ask();
+    return () => cancel();
   }
 
   tell(kind: string, fields: Record<string, unknown>): void {

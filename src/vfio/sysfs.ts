@@ -20,6 +20,7 @@ export function vfioNodes(driver: VfioPciDriver): Map<string, FileNode> {
   nodes.set("/dev/vfio/devices", { kind: "directory" });
   nodes.set(classPath, { kind: "directory" });
   for (const vfio of driver.devices) {
+    if (vfio.member.isLeavingDriver) continue;
     const parent = devicePath(vfio.member);
     const path = `${parent}/vfio-dev/${vfio.name}`;
     const text = (read: () => string, mode: number): FileNode => ({ kind: "text", read, mode });

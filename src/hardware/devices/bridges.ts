@@ -1,13 +1,12 @@
 // Runs in a browser.
 /** Bridges: what they say in configuration space is all there is to them, since the host routes for them. */
 import {
-  ACS,
   accessControl,
   type Capability,
   type ExpressType,
   express,
+  ISOLATING_CONTROLS,
   PciFunction,
-  type PciIdentity,
 } from "../../pci/index.ts";
 
 export type BridgeKind = "root-port" | "upstream-port" | "downstream-port" | "pcie-to-pci-bridge" | "pci-bridge";
@@ -34,10 +33,6 @@ export function makeBridge(kind: BridgeKind, options: { readonly acs: boolean })
   const [vendor, device] = IDS[kind];
   const type = TYPES[kind];
   const capabilities: Capability[] = type === undefined ? [] : [express({ type })];
-  if (options.acs) {
-    const { sourceValidation, requestRedirect, completionRedirect, upstreamForwarding } = ACS;
-    capabilities.push(accessControl(sourceValidation | requestRedirect | completionRedirect | upstreamForwarding));
-  }
-  const identity: PciIdentity = { vendor, device, classCode: 0x060400, bridge: true, capabilities };
-  return new PciFunction(identity);
+  if (options.acs) capabilities.push(accessControl(ISOLATING_CONTROLS));
+  return new PciFunction({ vendor, device, classCode: 0x060400, bridge: true, capabilities });
 }

@@ -64,6 +64,11 @@ export class Domains {
     this.endpoints = new Map([...endpoints].map((endpoint) => [endpoint, undefined]));
   }
 
+  /** These endpoints exist from now on; those that did already keep their domains. */
+  connect(endpoints: Iterable<number>): void {
+    for (const endpoint of endpoints) if (!this.endpoints.has(endpoint)) this.endpoints.set(endpoint, undefined);
+  }
+
   /** Forgets all that requests made. */
   reset(): void {
     this.features = 0;

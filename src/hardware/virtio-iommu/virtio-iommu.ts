@@ -76,6 +76,11 @@ export class VirtioIommu implements RegisterBlock, DmaTarget {
     return this.domains.occupancy;
   }
 
+  /** These endpoints exist from now on, besides those that do. */
+  connect(endpoints: Iterable<number>): void {
+    this.domains.connect(endpoints);
+  }
+
   // Registers
 
   read32(offset: number): number {

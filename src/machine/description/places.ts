@@ -7,7 +7,7 @@
 import { nameOf, type Path, type Report } from "./check.ts";
 import { nearest } from "./nearest.ts";
 import type { MachineInput } from "./schema.ts";
-import { type BridgeModel, isBridgeModel, type PciAddress, pciAddress } from "./types.ts";
+import { type BridgeModel, type BusRange, isBridgeModel, type PciAddress, pciAddress } from "./types.ts";
 
 export type DeviceInput = NonNullable<MachineInput["devices"]>[number];
 
@@ -23,7 +23,7 @@ export interface Placed {
   /** Its slot holds several functions, of this entry or others. */
   multifunction: boolean;
   /** Of a bridge: the number of the bus behind it, and of the last one below. */
-  buses: { readonly first: number; readonly last: number } | undefined;
+  buses: BusRange | undefined;
 }
 
 const DEVICES_ON_A_BUS = 32;
@@ -52,8 +52,15 @@ const SEATS: Readonly<Record<BridgeModel, Seats>> = {
   "pci-bridge": CONVENTIONAL,
 };
 
-/** All entries that have a place, in the order in which an operating system finds them: a bus, then what is behind it. */
-export function placeDevices(inputs: readonly DeviceInput[], report: Report): Placed[] {
+/**
+ * All entries that have a place, in the order in which an operating system finds them: a bus, then what is behind it. `given`
+ * are the buses of bridges that have theirs already.
+ */
+export function placeDevices(
+  inputs: readonly DeviceInput[],
+  report: Report,
+  given: (index: number) => BusRange | undefined = () => undefined,
+): Placed[] {
   const bridges = findBridges(inputs, report);
   const placed: Placed[] = [];
   let next = 1;
@@ -63,9 +70,10 @@ export function placeDevices(inputs: readonly DeviceInput[], report: Report): Pl
     placed.push(...found);
     for (const bridge of found) {
       if (!isBridgeModel(bridge.input.model)) continue;
-      const first = next++;
+      const range = given(bridge.index);
+      const first = range?.first ?? next++;
       visit(bridge, first);
-      bridge.buses = { first, last: next - 1 };
+      bridge.buses = range ?? { first, last: next - 1 };
       if (first === LAST_BUS + 1) report(["devices", bridge.index], "there are more than 256 buses");
     }
   };

@@ -6,6 +6,7 @@ import { type DeviceInput, type Placed, placeDevices } from "./places.ts";
 import {
   type BridgeDescription,
   type BridgeModel,
+  type BusRange,
   type CapabilityDescription,
   type CopyEngineDescription,
   type DeviceDescription,
@@ -19,16 +20,17 @@ import { bytes, hex, PHYSICAL_END } from "./units.ts";
 
 type EndpointModel = Exclude<DeviceInput["model"], BridgeModel>;
 
-/** Bridges and devices, each in the order in which an operating system finds them. */
+/** Bridges and devices, each in the order in which an operating system finds them. `given`: see {@link placeDevices}. */
 export function resolveDevices(
   inputs: readonly DeviceInput[],
   iommus: readonly IommuDescription[],
   report: Report,
+  given?: (index: number) => BusRange | undefined,
 ): Pick<MachineDescription, "bridges" | "devices"> {
   const bridges: BridgeDescription[] = [];
   const devices: DeviceDescription[] = [];
   const iommuOf = new Map<number, IommuDescription | undefined>();
-  for (const placed of placeDevices(inputs, report)) {
+  for (const placed of placeDevices(inputs, report, given)) {
     const { index, input, behind } = placed;
     const path = ["devices", index];
     // What is behind a bridge was found after it.
@@ -41,8 +43,21 @@ export function resolveDevices(
     if (isBridgeModel(input.model)) bridges.push(resolveBridge(placed, input.model, iommu, report));
     else devices.push(...resolveFunctions(placed, input.model, iommu, report));
   }
+  const wanted = devices.length * LARGEST_BAR + bridges.length * LEAST_WINDOW;
+  if (wanted > REGISTER_SPACE) {
+    const have = `${devices.length} device functions and ${bridges.length} bridges`;
+    report(
+      ["devices"],
+      `there are ${have}; their registers have ${REGISTER_SPACE} MiB, 1 for a function and 2 for a bridge`,
+    );
+  }
   return { bridges, devices };
 }
+
+/** In MiB: of a device model, of a bridge, and what of the host's window is sure to be of use. */
+const LARGEST_BAR = 1;
+const LEAST_WINDOW = 2;
+const REGISTER_SPACE = 700;
 
 /** Keys that mean nothing for a bridge. */
 const NOT_OF_BRIDGES = [

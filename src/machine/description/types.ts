@@ -99,9 +99,15 @@ export interface BridgeDescription extends AnyFunctionDescription {
   /** What the file calls it. */
   readonly name: string;
   /** The number of the bus behind it, and of the last one below. */
-  readonly buses: { readonly first: number; readonly last: number };
+  readonly buses: BusRange;
   /** It offers Access Control Services. */
   readonly acs: boolean;
+}
+
+/** Numbers of buses, both inclusive. */
+export interface BusRange {
+  readonly first: number;
+  readonly last: number;
 }
 
 export type FunctionDescription = DeviceDescription | BridgeDescription;

@@ -1,7 +1,14 @@
 // Runs in a browser.
 /** Groups of a topology for people: the tree of bridges and devices, then why some share a group, then what would change. */
 import { type Group, groupReasons, kindOf, shortName } from "../../iommu/index.ts";
-import { DEVICE_ID, type PciBus, type PciFunction, VENDOR_ID } from "../../pci/index.ts";
+import {
+  accessControls,
+  DEVICE_ID,
+  ISOLATING_CONTROLS,
+  type PciBus,
+  type PciFunction,
+  VENDOR_ID,
+} from "../../pci/index.ts";
 import type { TopologyGroups } from "./groups.ts";
 
 export interface DescribeOptions {
@@ -27,7 +34,19 @@ export function describeGroups(formed: TopologyGroups, options: DescribeOptions 
       }
     }
   }
+  if (hasAcsOff(formed)) {
+    lines.push(
+      "No port has ACS switched on, as Linux leaves it without an IOMMU. With one it switches on what there is: --enable-acs shows that.",
+    );
+  }
   return `${lines.join("\n")}\n`;
+}
+
+/** True if there is ACS, and nowhere a control of it is on. */
+function hasAcsOff({ hosts }: TopologyGroups): boolean {
+  const controls = hosts.flatMap(({ functions }) => functions.map(accessControls)).filter((one) => one !== undefined);
+  const isolating = controls.filter(({ offered }) => (offered & ISOLATING_CONTROLS) !== 0);
+  return isolating.length > 0 && isolating.every(({ enabled }) => (enabled & ISOLATING_CONTROLS) === 0);
 }
 
 /** What is different in `after`: who left, and whose company is another. */

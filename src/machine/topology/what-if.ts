@@ -1,10 +1,18 @@
 // Runs in a browser.
 /** Questions to a topology: what would be, if some devices isolated, or were not there. The answer is another topology. */
-import { EXTENDED_ACS, type ExpressType, type PciFunction, withIsolation } from "../../pci/index.ts";
+import {
+  EXTENDED_ACS,
+  type ExpressType,
+  type PciFunction,
+  withIsolation,
+  withOfferedIsolation,
+} from "../../pci/index.ts";
 import { System } from "../../runtime/index.ts";
 import { type BuiltTopology, buildTopology, type Topology, TopologyError } from "./topology.ts";
 
 export interface Changes {
+  /** What Linux does where there is an IOMMU: every ACS capability has on what it offers of isolation. */
+  readonly enableAcs: boolean;
   /** What the kernel patch "pcie_acs_override" does: functions of these kinds without ACS are taken to have it. */
   readonly override: readonly ("downstream" | "multifunction")[];
   /** Functions taken to have all of ACS, enabled. */
@@ -13,8 +21,8 @@ export interface Changes {
   readonly without: readonly string[];
 }
 
-export function isNoChange({ override, assumeAcs, without }: Changes): boolean {
-  return override.length + assumeAcs.length + without.length === 0;
+export function isNoChange({ enableAcs, override, assumeAcs, without }: Changes): boolean {
+  return !enableAcs && override.length + assumeAcs.length + without.length === 0;
 }
 
 /** The topology as it would be. Throws a {@link TopologyError} for functions that are not there or cannot have ACS. */
@@ -32,7 +40,8 @@ export function changed(topology: Topology, changes: Changes): Topology {
     .filter(({ name }) => !isBelow(built.functions.get(name)!, removed))
     .map((recorded) => {
       const pci = built.functions.get(recorded.name)!;
-      return isolating.has(pci) ? { ...recorded, config: withIsolation(pci) } : recorded;
+      if (isolating.has(pci)) return { ...recorded, config: withIsolation(pci) };
+      return changes.enableAcs ? { ...recorded, config: withOfferedIsolation(pci) } : recorded;
     });
   return { ...topology, functions };
 }

@@ -1,0 +1,16 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { AcceleratorHost } from "./accelerators.test-support.ts";
+
+const served = new AcceleratorHost();
+beforeAll(() => served.host.listen(), 60_000);
+afterAll(() => served.close());
+
+test("every change of a program's mappings reaches the devices that use its memory", async () => {
+  expect((await served.run("changes")).length).toBeGreaterThan(25);
+  await served.expectNothingLeft();
+});
+
+test("a queue is waited for by poll and epoll", async () => {
+  expect((await served.run("waiting")).length).toBe(5);
+  await served.expectNothingLeft();
+});
