@@ -176,6 +176,7 @@ static void received(struct msghdr *message)
 			memcpy(&fd, CMSG_DATA(part) + at, sizeof(fd));
 			forget_fd(fd);
 			discover_file(fd);
+			files_are_shared = true;
 		}
 	}
 }
@@ -204,7 +205,7 @@ EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
 	if (is_ours(fd))
 		return with_errno(-ENOTSOCK);
-	if (unlikely(has_pinned_pages()) && message->msg_controllen > 0)
+	if (message->msg_controllen > 0)
 		keep_memory();
 	return REAL(sendmsg)(fd, message, flags);
 }

@@ -4,8 +4,8 @@
  * stay: a *keeper* is a process that shares it (CLONE_VM) and does nothing but
  * wait for the host to let go of it.
  *
- * One is started when it can matter: memory is pinned and the file may come to
- * be in other hands, by fork, exec or a message. It has no descriptor but its
+ * One is started when it can matter: memory is pinned and the file may be, or
+ * come to be, in other hands, by fork, exec or a message. It has no descriptor but its
  * connection, no controlling terminal, all signals blocked, and is nobody's
  * child that the program could wait for: its parent ends before the program
  * goes on. It must not touch thread-local storage, which is another thread's:
@@ -51,8 +51,13 @@ static int start_keeping(void *value)
 	return 0;
 }
 
+bool files_are_shared;
+
 void keep_memory(void)
 {
+	if (likely(space == NULL))
+		return;
+	files_are_shared = true;
 	if (likely(!has_pinned_pages()) || __atomic_exchange_n(&space->keeper, 1, __ATOMIC_ACQ_REL) != 0)
 		return;
 	int saved = errno;

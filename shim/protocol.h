@@ -86,6 +86,7 @@ enum uiommu_reply_flags {
 	REPLY_SEND_FD = 16, /* no reply yet: send descriptor `address` to the helper, named `token`; the reply follows */
 	REPLY_BOUND = 64,  /* devices use this address space as it is: tell every change (OP_CHANGING) */
 	REPLY_LOWER = 32,  /* take one byte out of the connection of file `address`, an inode: it is no longer readable */
+	REPLY_AWAKE = 128, /* the next reply will be there in a moment: look for it before you sleep */
 };
 
 struct uiommu_reply {

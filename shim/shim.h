@@ -105,8 +105,12 @@ void end_change(struct change change);
 /* All of it, for a child. */
 struct change begin_fork(void);
 
-/* keeper.c: pinned pages shall outlive this process. Costs a comparison if there are none. */
+/*
+ * keeper.c: pinned pages shall outlive this process, those that it has and, as others may have its files now, those that it
+ * will have. Costs a comparison if it has no files of ours.
+ */
 void keep_memory(void);
+extern bool files_are_shared;
 
 /* fdtable.c: what we know about descriptors of this process. */
 enum fd_kind {

@@ -56,6 +56,7 @@ __attribute__((constructor)) static void start(void)
 	strcpy(place.library, self.dli_fname);
 	place.active = true;
 	restore_limit();
-	if (getenv("UIOMMU_INHERITED") != NULL)
+	files_are_shared = getenv("UIOMMU_INHERITED") != NULL;
+	if (files_are_shared)
 		scan_descriptors();
 }

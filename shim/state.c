@@ -31,6 +31,7 @@ struct space *space;
 struct connection {
 	int fd;
 	int busy;
+	int patience; /* how often to look for a reply before sleeping */
 	uint64_t cookie;
 	struct connection *next;
 };
@@ -113,13 +114,19 @@ static long receive_all(int fd, void *bytes, size_t length)
 	return 0;
 }
 
-/* A reply, its payload put to `in`. -EFAULT if that cannot be written; the connection is in step either way. */
-static long receive_reply(int fd, struct uiommu_reply *reply, void *in, size_t in_length)
+/* As long as the host waits awake, about 40 microseconds. */
+#define PATIENCE 100
+
+/* A reply, its payload put to `in`. It is looked for `patience` times before sleeping. -EFAULT if that cannot be written; the connection is in step either way. */
+static long receive_reply(int fd, int patience, struct uiommu_reply *reply, void *in, size_t in_length)
 {
 	struct iovec parts[2] = {{reply, sizeof(*reply)}, {in, in_length}};
-	long size, fault = 0;
-	while ((size = raw(SYS_readv, fd, parts, in_length > 0 ? 2 : 1)) == -EINTR)
-		;
+	struct msghdr message = {.msg_iov = parts, .msg_iovlen = in_length > 0 ? 2 : 1};
+	long size = -EAGAIN, fault = 0;
+	while (size == -EAGAIN && patience-- > 0)
+		size = raw(SYS_recvmsg, fd, &message, MSG_DONTWAIT);
+	while (size == -EAGAIN || size == -EINTR)
+		size = raw(SYS_recvmsg, fd, &message, 0);
 	if (size == -EFAULT) {
 		fault = -EFAULT;
 		size = 0;
@@ -203,7 +210,7 @@ static long control_connection(enum uiommu_hello_kind kind)
 	struct uiommu_hello hello = hello_of(kind);
 	long result = send_all((int)fd, &hello, sizeof(hello), NULL, 0);
 	if (result == 0)
-		result = receive_reply((int)fd, &reply, NULL, 0);
+		result = receive_reply((int)fd, 0, &reply, NULL, 0);
 	if (result == 0 && reply.result < 0)
 		result = reply.result;
 	if (result < 0) {
@@ -397,9 +404,10 @@ static void note_watched(const struct uiommu_reply *reply)
 		;
 }
 
-static long exchange(int control, struct uiommu_request *request, const void *out, void *in, size_t in_length, int fd)
+static long exchange(struct connection *connection, struct uiommu_request *request, const void *out, void *in, size_t in_length, int fd)
 {
 	struct uiommu_reply reply;
+	int control = connection->fd;
 	long result = send_all(control, request, sizeof(*request), out, request->length);
 	if (result == -EFAULT && (request->operation == OP_IOCTL || request->operation == OP_WRITE)) {
 		request->length = 0;
@@ -409,13 +417,14 @@ static long exchange(int control, struct uiommu_request *request, const void *ou
 		return result == -EPIPE ? -EIO : result;
 	if (request->operation == OP_IOCTL)
 		in_length = request->length;
-	result = receive_reply(control, &reply, in, in_length);
+	result = receive_reply(control, connection->patience, &reply, in, in_length);
 	while (unlikely(result == 0 && (reply.flags & REPLY_SEND_FD) != 0)) {
 		send_descriptor((int)reply.address, reply.token);
-		result = receive_reply(control, &reply, in, in_length);
+		result = receive_reply(control, connection->patience, &reply, in, in_length);
 	}
 	if (result < 0 && result != -EFAULT)
 		return result;
+	connection->patience = (reply.flags & REPLY_AWAKE) != 0 ? PATIENCE : 0;
 	note_watched(&reply);
 	if (unlikely(reply.flags & REPLY_DRAIN)) {
 		char byte;
@@ -457,10 +466,12 @@ long request_host(struct uiommu_request *request, const void *out, void *in, siz
 			return result;
 	}
 	connection->busy = 1;
-	result = exchange(connection->fd, request, out, in, in_length, fd);
+	result = exchange(connection, request, out, in, in_length, fd);
 	connection->busy = 0;
 	if (unlikely(nested))
 		close_connection(connection);
+	if (unlikely(files_are_shared) && request->operation == OP_IOCTL)
+		keep_memory();
 	return result;
 }
 
@@ -478,7 +489,7 @@ static long make_file(struct uiommu_hello *hello, const char *path, bool close_o
 	if (result == 0)
 		result = send_all((int)fd, hello, sizeof(*hello), path, hello->path_length);
 	if (result == 0)
-		result = receive_reply((int)fd, &reply, &description, sizeof(description));
+		result = receive_reply((int)fd, 0, &reply, &description, sizeof(description));
 	if (result == 0) {
 		note_watched(&reply);
 		*reply_flags = reply.flags;

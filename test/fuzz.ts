@@ -278,6 +278,40 @@ class Visit {
       if (this.chance(2))
         ioctl(fd, uapi.VFIO_DEVICE_ATTACH, uapi.AttachIommufdPt as unknown as AnyStruct, { pt_id: 1, argsz: 12 });
     }
+    if (this.chance(2))
+      this.settleGuest((name, fields) => {
+        const { number, struct } = uapi.iommufdCommands[name];
+        ioctl(iommufd, number, struct as unknown as AnyStruct, fields);
+      });
+  }
+
+  /** What a VMM does for a guest whose SMMU has one stream: refused where there is no SMMUv3 with a device. */
+  private settleGuest(
+    call: (name: keyof typeof uapi.iommufdCommands, fields: Record<string, number | bigint>) => void,
+  ): void {
+    const [context] = this.contexts;
+    const last = (kind: string): number => context.objects.list().findLast((object) => object.kind === kind)?.id ?? 0;
+    const dev_id = last("DEVICE");
+    call("HWPT_ALLOC", { dev_id, pt_id: 1, flags: uapi.HWPT_ALLOC_NEST_PARENT });
+    call("VIOMMU_ALLOC", { dev_id, hwpt_id: last("HWPT_PAGING"), type: uapi.VIOMMU_TYPE_ARM_SMMUV3 });
+    const viommu_id = last("VIOMMU");
+    call("VDEVICE_ALLOC", { viommu_id, dev_id, virt_id: BigInt(this.random.below(3)) });
+    call("VEVENTQ_ALLOC", { viommu_id, type: uapi.VEVENTQ_TYPE_ARM_SMMUV3, veventq_depth: 2 });
+    call("FAULT_QUEUE_ALLOC", {});
+    for (const [config, fields] of [
+      [4n, { flags: 0 }],
+      [5n, { flags: uapi.HWPT_FAULT_ID_VALID, fault_id: last("FAULT") }],
+    ] as const) {
+      const ste = BigUint64Array.of(0x100_0000n + config * 2n + 1n, 0n);
+      this.first.memory.write(ARENA, new Uint8Array(ste.buffer));
+      const data = { data_type: uapi.HWPT_DATA_ARM_SMMUV3, data_len: 16, data_uptr: BigInt(ARENA) };
+      call("HWPT_ALLOC", { dev_id, pt_id: viommu_id, ...data, ...fields });
+    }
+    // Where invalidations are read from: TLBI_NH_ALL, and CFGI_CD_ALL of a stream that the guest may have.
+    const commands = BigUint64Array.of(0x10n, 0n, 0x06n, 0n, 0x1_0000_0006n, 0n);
+    for (let page = 1; page < 32; page++) {
+      this.first.memory.write(ARENA + page * PAGE_SIZE, new Uint8Array(commands.buffer));
+    }
   }
 
   private open(path: string): void {
@@ -398,10 +432,10 @@ class Visit {
     if (name === "vaddr" || /_va$|ptr$|^data$|allowed_iovas/.test(name)) return this.address();
     if (name === "length" || (name === "size" && shape.request < 0x3b80)) return this.length();
     if (name === "page_size") return this.pick([2048, 4096, 8192, 2 ** 21]);
-    if (name === "type" || name === "data_type") return this.pick([0, 0, 0, 1, 2, 0xdead, 0xbadbeef]);
+    if (name === "type" || name === "data_type") return this.pick([0, 0, 0, 1, 1, 2, 2, 0xdead, 0xbadbeef]);
     if (name === "count" && shape.name === "VFIO_DEVICE_SET_IRQS") return this.pick([0, 1, 1, 2]);
     if (/^num_|_num$|count/.test(name)) return this.pick([0, 1, 2, 3, 8, 2 ** 32 - 1]);
-    if (/_len$/.test(name)) return this.pick([0, 0, 0, 4, 8, 16, 24, 100, 2 ** 32 - 1]);
+    if (/_len$/.test(name)) return this.pick([0, 0, 0, 4, 8, 16, 16, 24, 100, 2 ** 32 - 1]);
     return this.random.below(8);
   }
 

@@ -46,7 +46,7 @@ test("pinned pages keep their content, whatever the process does", async () => {
   const lines = stdout.trimEnd().split("\n");
   expect(lines.filter((line) => !line.startsWith("ok "))).toEqual([]);
   expect(lines).toContain("ok after SIGKILL pinned pages keep their content");
-  expect(lines.length).toBe(21);
+  expect(lines.length).toBe(23);
 });
 
 test("a shell works with our files as with any others", async () => {

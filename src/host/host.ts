@@ -28,6 +28,7 @@ import { Replies } from "./replies.ts";
 import { Requests } from "./requests.ts";
 import { SharedFiles } from "./shared-files.ts";
 import { MaterialTree } from "./tree.ts";
+import { Wakefulness } from "./wakefulness.ts";
 import { Windows } from "./windows.ts";
 
 const EISDIR = 21;
@@ -72,6 +73,7 @@ export class Host {
   private readonly events: EventFds;
   private readonly sharedFiles: SharedFiles;
   private readonly server: Server;
+  private readonly wakefulness = new Wakefulness();
   private readonly connections = new Set<Connection>();
   private readonly users = new Map<number, User>();
   /** Files that calls have made and their clients have not fetched yet, by token. */
@@ -162,6 +164,7 @@ export class Host {
       this.writeUnasked(connection, arrival);
       return;
     }
+    this.replies.clientsWaitAwake = this.wakefulness.heard();
     this.events.hear();
     let at = 0;
     while (at < arrival.end) {
@@ -179,6 +182,7 @@ export class Host {
       if (taken === 0) break;
       at += taken;
     }
+    this.wakefulness.answered();
     if (at < arrival.end && !connection.keep(arrival.bytes.subarray(at, arrival.end))) connection.socket.destroy();
   }
 

@@ -63,6 +63,7 @@ export const REPLY_TEXT = 8;
 export const REPLY_SEND_FD = 16;
 export const REPLY_LOWER = 32;
 export const REPLY_BOUND = 64;
+export const REPLY_AWAKE = 128;
 
 const replyFields = { result: u64, length: u32, flags: u32, address: u64, token: u32, version: u32 } as const;
 export const Reply: Struct<typeof replyFields> = defineStruct("uiommu_reply", replyFields);

@@ -1,6 +1,6 @@
 import type { Connection } from "./connection.ts";
 import type { Description } from "./open-file.ts";
-import { Description as DescriptionStruct, PAYLOAD_MAX, putWide, Reply } from "./protocol.ts";
+import { Description as DescriptionStruct, PAYLOAD_MAX, putWide, REPLY_AWAKE, Reply } from "./protocol.ts";
 
 const { offsets } = Reply;
 
@@ -9,11 +9,18 @@ export class Replies {
   private readonly bytes = new Uint8Array(Reply.size + PAYLOAD_MAX);
   private readonly view = new DataView(this.bytes.buffer);
   readonly payload: Uint8Array = this.bytes.subarray(Reply.size);
+  /** REPLY_AWAKE or 0. */
+  private awake = 0;
   /** Called before each reply: what a call did must be there before its answer. */
   private readonly before: () => void;
 
   constructor(before: () => void) {
     this.before = before;
+  }
+
+  /** Tells clients from now on whether to wait awake. */
+  set clientsWaitAwake(yes: boolean) {
+    this.awake = yes ? REPLY_AWAKE : 0;
   }
 
   /** `result` negative: an error number. `length` bytes of the payload go along. */
@@ -23,7 +30,7 @@ export class Replies {
     const watching = connection.client?.watching;
     putWide(view, offsets.result, result);
     view.setUint32(offsets.length, length, true);
-    view.setUint32(offsets.flags, watching === undefined ? flags : flags | watching.flags, true);
+    view.setUint32(offsets.flags, flags | this.awake | (watching?.flags ?? 0), true);
     putWide(view, offsets.address, address);
     view.setUint32(offsets.token, token, true);
     view.setUint32(offsets.version, watching?.version ?? 0, true);

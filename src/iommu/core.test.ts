@@ -176,6 +176,7 @@ describe("attach, replace, detach", () => {
     const foreign = run(new FakeDriver(core, "other").allocatePaging());
     expect(errno(group.attach(domain(), undefined as unknown as object))).toBe(EINVAL);
     expect(errno(group.attach(foreign, {}))).toBe(EINVAL);
+    expect(errno(group.replace(foreign, {}))).toBe(EINVAL);
     run(group.attach(domain(), {}));
     expect(errno(group.attach(domain(), {}))).toBe(EBUSY);
     expect(errno(group.replace(domain(), undefined as unknown as object))).toBe(EINVAL);

@@ -212,13 +212,14 @@ export class Group {
   }
 
   /**
-   * From whatever is attached to `domain`, without a gap. EINVAL: no domain or no handle. EBUSY: a member is being reset.
-   * Otherwise the driver's own.
+   * From whatever is attached to `domain`, without a gap. EINVAL: no domain, no handle, or another driver's domain (which
+   * Linux leaves to the drivers). EBUSY: a member is being reset. Otherwise the driver's own.
    */
   *replace(domain: Domain, handle: object): Task<void> {
     if (!this.mutex.tryTake()) yield* this.mutex.take();
     try {
       if (domain === undefined || handle === undefined) refuse(EINVAL, () => `${this.label}: no domain or no handle`);
+      this.checkDriver(domain);
       this.checkReset();
       yield* this.setDomain(domain);
       this.handles.set(NO_PASID, handle);

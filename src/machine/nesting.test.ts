@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { GuestTables } from "../drivers/smmuv3/guest.test-support.ts";
-import { EBUSY, EIO, ENOENT, EOPNOTSUPP } from "../runtime/index.ts";
+import { EBUSY, EINVAL, EIO, ENOENT, EOPNOTSUPP } from "../runtime/index.ts";
 import {
+  AttachIommufdPt,
   FAULT_LAST_PAGE,
   HWPT_ALLOC_PASID,
   HWPT_FAULT_ID_VALID,
@@ -11,9 +12,10 @@ import {
   VEVENTQ_LOST_EVENTS,
   VeventArmSmmuv3,
   VeventHeader,
+  VFIO_DEVICE_ATTACH,
   VIOMMU_INVALIDATE_DATA_ARM_SMMUV3,
 } from "../uapi/index.ts";
-import { buildMachine, presets } from "./index.ts";
+import { buildMachine, defineMachine, presets } from "./index.ts";
 import { RAM, Vmm } from "./vmm.test-support.ts";
 
 /** Names of the guest's: a stream id, an address, an ASID. */
@@ -192,6 +194,30 @@ describe("a VMM is refused", () => {
     expect(vmm.errno(() => vmm.attach(nested))).toBe(ENOENT);
     vmm.vdevice(viommu, VIRTUAL);
     vmm.attach(nested);
+  });
+
+  it("whatever would tie two SMMUs together", () => {
+    const machine = defineMachine({
+      iommus: [{ kind: "smmuv3" }, { kind: "smmuv3" }],
+      devices: [
+        { model: "edu", iommu: "smmu0" },
+        { model: "edu", iommu: "smmu1" },
+      ],
+    });
+    const vmm = new Vmm(buildMachine(machine));
+    const [file, device] = vmm.bind(STALLING);
+    const parent = vmm.nestingParent();
+    const viommu = vmm.viommu(parent);
+    const bypass = [9n, 0n] as const;
+    const nested = vmm.nested(viommu, bypass);
+    const attach = { argsz: 12, pt_id: nested };
+    const refusals = [
+      () => vmm.viommu(parent, device),
+      () => vmm.vdevice(viommu, VIRTUAL, device),
+      () => vmm.nested(viommu, bypass, { dev_id: device }),
+      () => vmm.client.ioctl(file, VFIO_DEVICE_ATTACH, new AttachIommufdPt(), attach),
+    ];
+    expect(refusals.map((work) => vmm.errno(work))).toEqual(refusals.map(() => EINVAL));
   });
 
   it("commands that are not the guest's; those before one are counted", () => {

@@ -60,15 +60,20 @@ export class Vmm {
   constructor(machine: Machine, path = "/dev/vfio/devices/vfio0") {
     this.client = new LibraryClient(machine);
     this.iommu = this.client.open("/dev/iommu");
-    this.file = this.client.open(path);
-    const bind = { argsz: 16, iommufd: this.iommu };
-    this.device = this.client.ioctl(this.file, VFIO_DEVICE_BIND, new BindIommufd(), bind).out_devid;
+    [this.file, this.device] = this.bind(path);
     this.ioas = this.call("IOAS_ALLOC", IoasAlloc, {}).out_ioas_id;
     const { memory } = this.client.process;
     this.ram = memory.map(RAM.size / 4096);
     this.data = memory.map(DATA_PAGES);
     this.map(RAM.ipa, this.ram, RAM.size);
     this.client.write(this.file, COMMAND, Uint8Array.of(6, 0));
+  }
+
+  /** Opens a device; its descriptor, and what it is to iommufd. */
+  bind(path: string): [file: number, device: number] {
+    const file = this.client.open(path);
+    const bind = { argsz: 16, iommufd: this.iommu };
+    return [file, this.client.ioctl(file, VFIO_DEVICE_BIND, new BindIommufd(), bind).out_devid];
   }
 
   /** One command of iommufd, with its size. */
@@ -98,13 +103,13 @@ export class Vmm {
     return this.hwpt({ flags: HWPT_ALLOC_NEST_PARENT });
   }
 
-  viommu(parent: number): number {
-    const fields = { type: VIOMMU_TYPE_ARM_SMMUV3, dev_id: this.device, hwpt_id: parent };
+  viommu(parent: number, device: number = this.device): number {
+    const fields = { type: VIOMMU_TYPE_ARM_SMMUV3, dev_id: device, hwpt_id: parent };
     return this.call("VIOMMU_ALLOC", ViommuAlloc, fields).out_viommu_id;
   }
 
-  vdevice(viommu: number, virtualId: number): number {
-    const fields = { viommu_id: viommu, dev_id: this.device, virt_id: BigInt(virtualId) };
+  vdevice(viommu: number, virtualId: number, device: number = this.device): number {
+    const fields = { viommu_id: viommu, dev_id: device, virt_id: BigInt(virtualId) };
     return this.call("VDEVICE_ALLOC", VdeviceAlloc, fields).out_vdevice_id;
   }
 

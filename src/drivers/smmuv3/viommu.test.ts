@@ -11,6 +11,9 @@ import {
   type PagingDomain,
   PROT_READ,
   PROT_WRITE,
+  REQUEST_LAST_PAGE,
+  REQUEST_PASID_VALID,
+  RESPONSE_INVALID,
   RESPONSE_SUCCESS,
   type UserData,
   type Viommu,
@@ -425,6 +428,38 @@ describe("events of a guest's stream", () => {
     vdevices.clear();
     dma(STREAM, 0);
     expect(reports.map(({ record }) => record[0] / 2n ** 32n)).toEqual([BigInt(VIRTUAL)]);
+  });
+
+  it("of an STE that the hardware cannot accept do too", () => {
+    const { run, device, tables, nested, dma, reports } = translating();
+    const [ste0, ste1] = tables.streamEntry;
+    const tooWide = 21n * 2n ** 59n;
+    run(device.group!.attach(nested([ste0 + tooWide, ste1]), {}));
+    dma(STREAM, IOVA);
+    expect(reports.map(({ record }) => record[0])).toEqual([0x04n + BigInt(VIRTUAL) * 2n ** 32n]);
+  });
+
+  it("with a PASID of the guest's name it; if they stalled, so do their page requests", () => {
+    for (const stalls of [false, true]) {
+      const { run, device, tables, guestMemory, nested, dma, reports } = translating({ stalls });
+      const groups: PageRequestGroup[] = [];
+      // Two CDs: the second, which is PASID 1's, is a copy of the first.
+      const [ste0, ste1] = tables.streamEntry;
+      for (let word = 0; word < 64; word += 8) {
+        guestMemory.write64(tables.context + 64 + word, guestMemory.read64(tables.context + word));
+      }
+      const domain = nested([ste0 + 2n ** 59n, ste1 + 2n]);
+      domain.pageRequestHandler = (group) => void groups.push(group);
+      run(device.group!.attach(domain, {}));
+      expect(dma(STREAM, IOVA, false, 1).done).toBe(true);
+      dma(STREAM, IOVA + 4096, false, 1);
+      expect(reports.map(({ record }) => record[0] % 2n ** 32n)).toEqual(stalls ? [] : [0x1810n]);
+      const requests = groups.flatMap(({ requests }) => requests);
+      expect(requests.map(({ flags, pasid }) => [flags, pasid])).toEqual(
+        stalls ? [[REQUEST_PASID_VALID | REQUEST_LAST_PAGE, 1]] : [],
+      );
+      for (const group of groups) run(group.respond(RESPONSE_INVALID));
+    }
   });
 
   it("that stalled are page requests instead", () => {

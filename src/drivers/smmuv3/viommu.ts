@@ -93,17 +93,15 @@ export class SmmuV3Viommu implements Viommu {
     this.tell("smmuv3.viommu.invalidate", { commands: count });
   }
 
-  /** Tells the guest an event of a stream that it calls `virtualId`; false if nobody listens there. */
-  report(event: EventRecord, virtualId: number): boolean {
+  /** Tells the guest an event of a stream that it calls `virtualId`, if it listens. */
+  report(event: EventRecord, virtualId: number): void {
     const words = event.words.slice();
     words[1] = virtualId;
     try {
       this.services.report(EVENT_TYPE_ARM_SMMUV3, bytesOf(words));
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
-      return false;
     }
-    return true;
   }
 
   *free(): Task<void> {
