@@ -337,6 +337,9 @@ static void waiting(void)
 	say("epoll too", epoll_ctl(set, EPOLL_CTL_ADD, queue, &event) == 0 && epoll_wait(set, &event, 1, 5000) == 1);
 	await(queue, job);
 	say("which is told once", poll(&file, 1, 0) == 0 && epoll_wait(set, &event, 1, 0) == 0);
+	size_t large = (size_t)8 << 20;
+	struct wait days = {.job = submit(queue, pages(large / PAGE), pages(large / PAGE), large), .timeout = UINT32_MAX - 1};
+	say("a wait of 49 days ends with its job", ioctl(queue, WAIT, &days) == 0 && days.status == DONE);
 	struct stat status;
 	say("it is a character device", fstat(queue, &status) == 0 && S_ISCHR(status.st_mode));
 }

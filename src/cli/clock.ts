@@ -1,5 +1,8 @@
 import type { Clock } from "../runtime/index.ts";
 
+/** What a timer of Node can count, in milliseconds: 24 days. Longer ones are as long. */
+const LONGEST = 2 ** 31 - 1;
+
 /** Real time: what a machine lives in that serves real programs. Its alarms do not keep the process alive. */
 export class RealTimeClock implements Clock {
   /** Called after each alarm: what it made ready has to run. */
@@ -11,10 +14,13 @@ export class RealTimeClock implements Clock {
   }
 
   after(delay: number, callback: () => void): () => void {
-    const timer = setTimeout(() => {
-      callback();
-      this.afterAlarm();
-    }, delay / 1e6).unref();
+    const timer = setTimeout(
+      () => {
+        callback();
+        this.afterAlarm();
+      },
+      Math.min(delay / 1e6, LONGEST),
+    ).unref();
     return () => clearTimeout(timer);
   }
 }

@@ -11,6 +11,6 @@ test("every change of a program's mappings reaches the devices that use its memo
 });
 
 test("a queue is waited for by poll and epoll", async () => {
-  expect((await served.run("waiting")).length).toBe(5);
+  expect((await served.run("waiting")).length).toBe(6);
   await served.expectNothingLeft();
 });

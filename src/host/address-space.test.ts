@@ -18,13 +18,20 @@ function setUp() {
 
 test("a page that is looked at without a pin has a frame that shows it, with the rights of its mapping", () => {
   const { memory, space, stack, code } = setUp();
-  const { pfn, rights } = space.faultIn(stack, PAGE_WRITE);
+  const { page, count, pfn: first, rights } = space.faultIn(stack, PAGE_WRITE);
+  const pfn = first + stack - page;
   expect(rights & (PAGE_READ | PAGE_WRITE)).toBe(PAGE_READ | PAGE_WRITE);
   const [there, here] = [new Uint8Array(64), new Uint8Array(64)];
   memory.read(pfn * PAGE_SIZE + 100, there);
   expect(space.peek(stack * PAGE_SIZE + 100, here)).toBe(true);
   expect(there).toEqual(here);
-  expect([space.faultIn(stack, PAGE_READ).pfn, memory.pinCount(pfn)]).toEqual([pfn, 0]);
+  // What of the stack is in the same 2 MiB comes with it, and is the same for each of its pages.
+  expect([page % 512 === 0 || space.vmas.allow((page - 1) * PAGE_SIZE, page * PAGE_SIZE, true), count > 1]).toEqual([
+    page % 512 === 0,
+    true,
+  ]);
+  for (const other of [page, stack]) expect(space.faultIn(other, PAGE_READ)).toMatchObject({ page, count, pfn: first });
+  expect(memory.pinCount(pfn)).toBe(0);
   expect(space.faultIn(code, PAGE_READ | PAGE_EXECUTE).rights & PAGE_WRITE).toBe(0);
   const refused = expect.objectContaining({ errno: EFAULT });
   expect(() => space.faultIn(code, PAGE_WRITE)).toThrow(refused);
@@ -32,23 +39,32 @@ test("a page that is looked at without a pin has a frame that shows it, with the
   expect(() => space.faultIn(USER_END / PAGE_SIZE, PAGE_READ)).toThrow(refused);
 });
 
-test("who looks at pages hears of a change first; then their frames are gone", () => {
-  const { memory, space, stack } = setUp();
-  space.faultIn(stack, PAGE_READ);
-  space.faultIn(stack - 1, PAGE_READ);
+test("who looks at pages hears of a change first, in whole groups of 2 MiB; then their frames are gone", () => {
+  const { memory, space, stack, code } = setUp();
+  const frames = space.faultIn(stack, PAGE_READ).count + space.faultIn(code, PAGE_READ).count;
+  expect(memory.adoptedFrames).toBe(frames);
   const heard: string[] = [];
   space.notifiers.watch({
-    invalidateStart: (start, end) =>
-      heard.push(`${start / PAGE_SIZE - stack} ${end / PAGE_SIZE - stack}: ${memory.adoptedFrames}`),
+    invalidateStart: (start, end) => heard.push(`${start} ${end}: ${memory.adoptedFrames}`),
     invalidateEnd: () => heard.push("over"),
     release: () => heard.push(`release: ${memory.adoptedFrames}`),
   });
   const [start, end] = [stack * PAGE_SIZE + 10, stack * PAGE_SIZE + 20];
+  const group = Math.floor(stack / 512) * 512;
   space.changing(start, end);
-  expect([memory.adoptedFrames, space.notifiers.isChanging(stack)]).toEqual([1, true]);
+  expect([memory.adoptedFrames, space.notifiers.isChanging(group), space.notifiers.isChanging(group + 512)]).toEqual([
+    1,
+    true,
+    false,
+  ]);
   space.changed(start, end);
-  expect(space.notifiers.isChanging(stack)).toBe(false);
+  expect(space.notifiers.isChanging(group)).toBe(false);
   space.die();
-  expect(heard).toEqual(["0 1: 2", "over", "release: 1"]);
+  expect(heard).toEqual([`${group * PAGE_SIZE} ${(group + 512) * PAGE_SIZE}: ${frames}`, "over", "release: 1"]);
   expect(memory.adoptedFrames).toBe(0);
+});
+
+test("pages of a file come one by one, since they can lie behind its end", () => {
+  const { space, code } = setUp();
+  expect(space.faultIn(code, PAGE_READ)).toMatchObject({ page: code, count: 1 });
 });

@@ -28,12 +28,12 @@ import {
   PAGE_SIZE,
   PAGE_WRITE,
   type PhysicalMemory,
-  type ResidentPage,
+  type ResidentPages,
   type UserAddress,
 } from "../memory/index.ts";
 import { EFAULT, refuse } from "../runtime/index.ts";
 import { SavedPages } from "./backings.ts";
-import { MirroredPages } from "./mirrored-pages.ts";
+import { MirroredPages, mirroredRange } from "./mirrored-pages.ts";
 import { PinnedPages } from "./pinned-pages.ts";
 import { keyOfFile, type SharedFiles } from "./shared-files.ts";
 import { addressRange, isSpecial, USER_END, type Vma, Vmas } from "./vmas.ts";
@@ -271,17 +271,16 @@ export class ClientAddressSpace implements AddressSpace {
    * returns nobody uses a page of these who has not pinned it, and nobody will until {@link changed} says so.
    */
   changing(start: number, end: number): void {
-    const page = Math.floor(start / PAGE_SIZE);
-    const endPage = Math.ceil(end / PAGE_SIZE);
-    this.notifiers.invalidateStart(page * PAGE_SIZE, endPage * PAGE_SIZE);
-    this.mirrored.drop(page, endPage);
+    const whole = mirroredRange(start, end);
+    this.notifiers.invalidateStart(whole.start, whole.end);
+    this.mirrored.drop(whole.start / PAGE_SIZE, whole.end / PAGE_SIZE);
   }
 
   /** The change that {@link changing} told with the same range is over, whether it succeeded or not. */
   changed(start: number, end: number): void {
     this.vmas.forget();
-    const page = Math.floor(start / PAGE_SIZE);
-    this.notifiers.invalidateEnd(page * PAGE_SIZE, Math.ceil(end / PAGE_SIZE) * PAGE_SIZE);
+    const whole = mirroredRange(start, end);
+    this.notifiers.invalidateEnd(whole.start, whole.end);
   }
 
   /**
@@ -293,7 +292,8 @@ export class ClientAddressSpace implements AddressSpace {
     return this.vmas.allow(address, address + length, write);
   }
 
-  faultIn(page: number, rights: number): ResidentPage {
+  /** Of anonymous memory all of the mapping that lies in the same 2 MiB, since none of it is brought in by being looked at. */
+  faultIn(page: number, rights: number): ResidentPages {
     this.vmas.forgetOlderThan(CHANGES_UNSEEN);
     const start = page * PAGE_SIZE;
     const end = start + PAGE_SIZE;
@@ -302,7 +302,10 @@ export class ClientAddressSpace implements AddressSpace {
     if (vma === undefined) this.fault(start, PAGE_SIZE, "is not mapped, or does not allow that");
     if ((rights & PAGE_EXECUTE) !== 0 && !vma.executable) this.fault(start, PAGE_SIZE, "holds no code");
     this.checkPresent(vma, start, end);
-    return { pfn: this.mirrored.frameOf(page), rights: rightsOf(vma) };
+    const isAnonymous = vma.inode === 0;
+    const from = isAnonymous ? vma.start / PAGE_SIZE : page;
+    const to = isAnonymous ? Math.min(vma.end, USER_END) / PAGE_SIZE : page + 1;
+    return { ...this.mirrored.around(page, from, to), rights: rightsOf(vma) };
   }
 
   /** The pages from `start` on lie at `target` now (mremap). */

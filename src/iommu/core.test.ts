@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { EBUSY, EINVAL, ENODEV, EPERM, Refusal, type Task } from "../runtime/index.ts";
+import { EBUSY, EINVAL, ENODEV, EPERM, Refusal } from "../runtime/index.ts";
 import { Device } from "./device.ts";
 import { PagingDomain } from "./driver.ts";
 import { FakeDriver, type FakePagingDomain } from "./fake-driver.test-support.ts";
@@ -214,77 +214,6 @@ describe("attach, replace, detach", () => {
     run(group.disclaim(b));
     expect(group.domain).toBe(group.defaultDomain);
     expect(on()).toEqual([driver.blockedDomain, driver.blockedDomain]);
-  });
-});
-
-describe("what a failure leaves", () => {
-  /** Runs `operation` with its first, second, … failure point failing, until one run passes without a failure. */
-  function sweep(
-    world: ReturnType<typeof withTwoInOneGroup>,
-    operation: () => Task<void>,
-    state: () => unknown,
-  ): number {
-    for (let nth = 1; ; nth++) {
-      const before = state();
-      let points = 0;
-      world.system.failures.inject(() => ++points === nth);
-      const failed = world.errno(operation());
-      world.system.failures.inject(undefined);
-      if (points < nth) {
-        expect(failed).toBeUndefined();
-        return nth - 1;
-      }
-      expect(failed).toBeDefined();
-      expect(state()).toEqual(before);
-    }
-  }
-
-  function stateOf({ core, driver, a, b, instance }: ReturnType<typeof withTwoInOneGroup>, third: Device) {
-    return () => ({
-      references: core.driverReferences(driver).holders(),
-      devices: [...core.devicesOf(instance)].map(({ name }) => name),
-      probed: [...driver.probed].map(({ name }) => name),
-      third: [third.group, third.iommu],
-      groups: [...core.groups.values()].map((group) => ({
-        id: group.id,
-        references: group.references.holders(),
-        devices: group.devices.map(({ name }) => name),
-        domain: group.domain,
-        defaultDomain: group.defaultDomain,
-        owner: [group.owner, group.ownerCount, group.handle],
-      })),
-      domains: driver.domains.size,
-      on: [a, b].map((device) => driver.attached.get(device)),
-      sysfs: [...groupNodes(core, ({ name }) => `/sys/devices/${name}`).keys()],
-    });
-  }
-
-  it("probe of a device that starts a group: nothing", () => {
-    const world = withTwoInOneGroup();
-    world.driver.groupFor = (_, core) => core.newGroup();
-    const third = world.device("third");
-    const points = sweep(world, () => world.core.probe(third), stateOf(world, third));
-    expect(points).toBeGreaterThanOrEqual(9);
-  });
-
-  it("probe of a device that joins a group: nothing", () => {
-    const world = withTwoInOneGroup();
-    const third = world.device("third");
-    expect(sweep(world, () => world.core.probe(third), stateOf(world, third))).toBeGreaterThanOrEqual(7);
-  });
-
-  it("claim, attach and replace: nothing", () => {
-    const world = withTwoInOneGroup();
-    const { group, a, domain } = world;
-    const state = stateOf(world, world.device("third"));
-    const owner = {};
-    // The blocking domain stays once made.
-    world.run(group.claim(a, owner));
-    world.run(group.disclaim(a));
-    expect(sweep(world, () => group.claim(a, owner), state)).toBe(4);
-    const [first, second, handle] = [domain(), domain(), {}];
-    expect(sweep(world, () => group.attach(first, handle), state)).toBe(4);
-    expect(sweep(world, () => group.replace(second, handle), state)).toBe(4);
   });
 });
 

@@ -21,6 +21,8 @@ export class FakeDriver implements IommuDriver {
   readonly attached = new Map<Device, Domain>();
   readonly probed = new Set<Device>();
   readonly domains = new Set<FakePagingDomain>();
+  /** What PASIDs translate through that are not blocked, as `device:pasid`. */
+  readonly pasids = new Map<string, Domain>();
   /** Whether a device refuses to go to a domain; asked at each attach. */
   refuses: (device: Device, domain: Domain) => boolean = () => false;
   blockedDomain?: FakeStaticDomain = new FakeStaticDomain("blocked", this);
@@ -33,6 +35,8 @@ export class FakeDriver implements IommuDriver {
   mapsOnlyAttached: boolean | "never" = false;
   regions: (device: Device) => ReservedRegion[] = () => [];
   groupFor: (device: Device, core: IommuCore) => Group = singleDeviceGroup;
+  private hasPasids = false;
+  private allocated = 0;
   readonly failures: IommuCore["system"]["failures"];
 
   constructor(core: IommuCore, name = "fake") {
@@ -60,9 +64,27 @@ export class FakeDriver implements IommuDriver {
 
   *allocatePaging(_device?: Device, _flags?: number): Task<PagingDomain> {
     this.failures.point("fake.domain.allocate");
-    const domain = new FakePagingDomain(this);
+    const domain = new FakePagingDomain(this, ++this.allocated);
+    if (this.hasPasids) this.givePasids(domain);
     this.domains.add(domain);
     return domain;
+  }
+
+  /** From now on its domains can be attached to PASIDs. */
+  usePasids(): void {
+    this.hasPasids = true;
+    if (this.blockedDomain !== undefined) this.givePasids(this.blockedDomain);
+  }
+
+  private givePasids(domain: Domain): void {
+    const { failures, pasids } = this;
+    const driver = this;
+    domain.setDevicePasid = function* (device, pasid): Task<void> {
+      if (this.type !== "blocked") failures.point("fake.pasid.attach");
+      if (driver.refuses(device, this)) refuse(EINVAL, () => `${device.label} does not want ${this.label}`);
+      if (this.type === "blocked") pasids.delete(`${device.name}:${pasid}`);
+      else pasids.set(`${device.name}:${pasid}`, this);
+    };
   }
 
   reservedRegions(device: Device): ReservedRegion[] {
@@ -99,15 +121,16 @@ export class FakeStaticDomain extends Domain {
 }
 
 export class FakePagingDomain extends PagingDomain {
-  readonly label = "a fake domain";
+  readonly label: string;
   readonly owner: FakeDriver;
   readonly pageSizes: readonly number[] = [4096];
   readonly aperture = { start: 0n, last: 2n ** 48n - 1n };
   readonly pages = new Map<bigint, number>();
 
-  constructor(owner: FakeDriver) {
+  constructor(owner: FakeDriver, number = 0) {
     super();
     this.owner = owner;
+    this.label = `fake domain ${number}`;
   }
 
   override *attachDevice(device: Device): Task<void> {

@@ -119,10 +119,28 @@ describe("the table of a process", () => {
     expect(told).toEqual(["release"]);
     expect([mm.released, [...mm.table.leaves()], fault(world, mm, address)]).toEqual([true, [], EFAULT]);
     expect(cpu.mmOf(process.memory)).toBe(mm);
-    expect(mm.holders()).toEqual(["a test"]);
     mm.put("a test");
     expect(memory.usedFrames).toBe(0);
     expect(() => cpu.mmOf(process.memory)).toThrow(expect.objectContaining({ errno: EINVAL }));
+  });
+
+  test("takes neighbours that come with a page, as one leaf where they fit; a change of one of them takes it whole", () => {
+    const world = setUp();
+    const { process, mm, told } = world;
+    const address = process.memory.map(1024);
+    const one = process.memory.faultIn.bind(process.memory);
+    process.memory.faultIn = (page, rights) => {
+      const found = one(page, rights);
+      const offset = page % 512;
+      return { ...found, page: page - offset, count: 512, pfn: found.pfn - offset };
+    };
+    const large = 512 * PAGE_SIZE;
+    fault(world, mm, address + 5 * PAGE_SIZE, PAGE_WRITE);
+    fault(world, mm, address + 6 * PAGE_SIZE, PAGE_WRITE);
+    expect([...mm.table.leaves()].map(({ iova, size }) => [iova, size])).toEqual([[address, large]]);
+    process.memory.unmap(address + 7 * PAGE_SIZE, 1);
+    expect([...mm.table.leaves()]).toEqual([]);
+    expect(told).toEqual([{ start: address, end: address + large, leafSize: large, tables: true }]);
   });
 
   test("stays as it was where memory is short", () => {

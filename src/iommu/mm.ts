@@ -109,11 +109,6 @@ export class Mm implements MmNotifier {
     for (const tell of this.freed) tell();
   }
 
-  /** Who holds it, for people. */
-  holders(): string[] {
-    return this.references.holders();
-  }
-
   /** Calls `tell` when the last holder is gone. */
   whenFreed(tell: () => void): void {
     this.freed.push(tell);
@@ -156,17 +151,15 @@ export class Mm implements MmNotifier {
   private enter(page: number, wanted: number): void {
     this.system.failures.point("iommu.mm.fault");
     if (this.gone) refuse(EFAULT, () => `${this.label} is gone`);
-    const { pfn, rights } = this.space.faultIn(page, wanted);
-    const address = page * PAGE_SIZE;
+    const { page: first, count, pfn, rights } = this.space.faultIn(page, wanted);
     const prot = protOf(rights);
-    const known = this.table.translate(address);
-    if (known !== undefined) {
-      if (known.physical === pfn * PAGE_SIZE && known.prot === prot) return;
-      this.forget(address, address + PAGE_SIZE);
-    }
-    this.table.map(address, pfn * PAGE_SIZE, PAGE_SIZE, prot);
+    const known = this.table.translate(page * PAGE_SIZE);
+    if (known?.physical === (pfn + page - first) * PAGE_SIZE && known.prot === prot) return;
+    const [address, size] = [first * PAGE_SIZE, count * PAGE_SIZE];
+    this.forget(address, address + size);
+    this.table.map(address, pfn * PAGE_SIZE, size, prot);
     const { events } = this.system;
-    if (events.on) events.emit({ kind: "iommu.mm.fault", mm: this.space.label, address, pfn, prot });
+    if (events.on) events.emit({ kind: "iommu.mm.fault", mm: this.space.label, address, pfn, count, prot });
   }
 
   /** Lets the users forget all that they have of the table, which stays as it is. */
@@ -179,8 +172,10 @@ export class Mm implements MmNotifier {
   /** Takes all entries of a range out, and lets the users forget them: one range, from the first to the last of them. */
   private forget(start: number, end: number): void {
     const { table } = this;
-    const first = table.nextMapped(start, end);
-    if (first === undefined) return;
+    const mapped = table.nextMapped(start, end);
+    if (mapped === undefined) return;
+    // A leaf goes whole, also what of it lies before the range.
+    const first = mapped - (mapped % table.translate(mapped)!.size);
     const { gather, last } = this.takeOut(first, end);
     const gone = { start: first, end: last, leafSize: gather.leafSize, tables: gather.freedTables.length > 0 };
     if (this.asid > 0) this.cpu.invalidateTlb(this.asid, first, last - first);
@@ -194,6 +189,7 @@ export class Mm implements MmNotifier {
     let last = first;
     for (let at: number | undefined = first; at !== undefined; at = table.nextMapped(last, end)) {
       last = at + table.unmap(at, end - at, gather);
+      // Not empty any more: leaves of another size count.
       gather.last = gather.start;
     }
     return { gather, last };

@@ -1,9 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { addressTranslation, express, PciDevice } from "../pci/index.ts";
-import { EBUSY, EINVAL, System, type Task } from "../runtime/index.ts";
+import { EBUSY, EINVAL, System } from "../runtime/index.ts";
 import { Device } from "./device.ts";
-import type { Domain } from "./driver.ts";
-import { FakePagingDomain, FakeStaticDomain } from "./fake-driver.test-support.ts";
+import type { FakePagingDomain } from "./fake-driver.test-support.ts";
 import { groupOf } from "./group.ts";
 import { attachPasid, detachPasid, replacePasid } from "./pasid.ts";
 import { finishReset, prepareReset } from "./reset-window.ts";
@@ -28,12 +27,7 @@ class AtsFunction extends PciDevice {
 function twoWithAts() {
   const world = setUp({ share: true });
   const { driver, core, run } = world;
-  const pasids = new Map<string, Domain>();
-  const set = function* (this: Domain, device: Device, pasid: number): Task<void> {
-    pasids.set(`${device.name}:${pasid}`, this);
-  };
-  const withPasids = <T extends Domain>(domain: T): T => Object.assign(domain, { setDevicePasid: set });
-  driver.blockedDomain = withPasids(new FakeStaticDomain("blocked", driver));
+  driver.usePasids();
   run(core.register(world.instance));
   const device = (name: string, untrusted = false): Device => {
     const firmware = { instance: "iommu0", streamIds: [0], pasidBits: 8 };
@@ -42,14 +36,9 @@ function twoWithAts() {
     return made;
   };
   const [a, b] = [device("a"), device("b")];
-  const group = groupOf(a);
-  const domain = (): FakePagingDomain => {
-    const made = withPasids(new FakePagingDomain(driver));
-    driver.domains.add(made);
-    return made;
-  };
+  const domain = (): FakePagingDomain => run(driver.allocatePaging()) as FakePagingDomain;
   const on = (): unknown[] => [driver.attached.get(a), driver.attached.get(b)];
-  return { ...world, newDevice: device, a, b, group, domain, on, pasids };
+  return { ...world, newDevice: device, a, b, group: groupOf(a), domain, on, pasids: driver.pasids };
 }
 
 describe("while a device is reset", () => {
@@ -60,7 +49,7 @@ describe("while a device is reset", () => {
     run(attachPasid(group, other, 3, {}));
     run(prepareReset(a));
     expect(on()).toEqual([driver.blockedDomain, own]);
-    expect([...pasids.values()]).toEqual([driver.blockedDomain, other]);
+    expect([...pasids]).toEqual([["b:3", other]]);
     expect([group.domain, group.pasidDomains.get(3)]).toEqual([own, other]);
     run(finishReset(a));
     expect(on()).toEqual([own, own]);
@@ -81,7 +70,7 @@ describe("while a device is reset", () => {
     expect(errno(group.attach(domain(), {}))).toBe(EBUSY);
     run(finishReset(a));
     expect(on()).toEqual([group.defaultDomain, group.defaultDomain]);
-    expect([...pasids.values()]).toEqual([driver.blockedDomain, driver.blockedDomain]);
+    expect(pasids.size).toBe(0);
     expect(errno(group.attach(domain(), {}))).toBeUndefined();
   });
 

@@ -23,41 +23,34 @@ export interface SwitchContext {
 
 /** Moves all members, or none. Throws the Refusal of the first member that could not move. */
 export function* switchAll(group: SwitchContext, to: Domain, from: Domain | undefined): Task<void> {
-  const moved: Device[] = [];
-  for (const device of switchedMembers(group)) {
+  for (const [index, device] of group.devices.entries()) {
+    if (isResetting(device)) continue;
     try {
       group.system.failures.point("iommu.domain.attach");
       yield* attachMember(group, device, to, from);
     } catch (error) {
-      for (const other of moved) yield* moveBack(group, other, from, to);
+      for (const moved of group.devices.slice(0, index)) {
+        if (!isResetting(moved)) yield* moveBack(group, moved, from, to);
+      }
       throw error;
     }
-    moved.push(device);
   }
 }
 
-/**
- * Moves all members whatever happens: one that refuses goes to the blocking domain, and the switch counts as done. Returns
- * the first Refusal, which tells of a driver at fault.
- */
-export function* switchAllRegardless(
-  group: SwitchContext,
-  to: Domain,
-  from: Domain | undefined,
-): Task<Refusal | undefined> {
-  let first: Refusal | undefined;
-  for (const device of switchedMembers(group)) {
+/** Moves all members whatever happens: one that refuses goes to the blocking domain, and the switch counts as done. */
+export function* switchAllRegardless(group: SwitchContext, to: Domain, from: Domain | undefined): Task<void> {
+  for (const device of group.devices) {
+    if (isResetting(device)) continue;
     try {
       yield* attachMember(group, device, to, from);
     } catch (error) {
-      first ??= yield* fallBackToBlocking(group, device, from, error);
+      yield* fallBackToBlocking(group, device, from, error);
     }
   }
-  return first;
 }
 
-function switchedMembers({ devices }: SwitchContext): Device[] {
-  return devices.filter((device) => device.iommu!.resetDepth === 0);
+function isResetting(device: Device): boolean {
+  return device.iommu!.resetDepth > 0;
 }
 
 /** One member. EINVAL where the device has direct regions that must stay mapped and the target blocks (invariant 13). */
@@ -94,7 +87,7 @@ export function* fallBackToBlocking(
   device: Device,
   from: Domain | undefined,
   error: unknown,
-): Task<Refusal> {
+): Task<void> {
   if (!(error instanceof Refusal)) throw error;
   warn(group, device, `must not refuse, but did: ${error}`);
   device.iommu!.stranded = true;
@@ -105,7 +98,6 @@ export function* fallBackToBlocking(
     assert(second instanceof Refusal, () => `${device.label} cannot even be blocked: ${String(second)}`);
     warn(group, device, `cannot even be blocked: ${second}`);
   }
-  return error;
 }
 
 function warn({ system }: SwitchContext, device: Device, text: string): void {

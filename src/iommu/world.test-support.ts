@@ -32,8 +32,9 @@ export function setUp(
 }
 
 /** The same with the devices a and b probed, in group 0. */
-export function withTwoInOneGroup() {
+export function withTwoInOneGroup(change?: (driver: FakeDriver) => void) {
   const world = setUp({ share: true });
+  change?.(world.driver);
   const [a, b] = [world.device("a"), world.device("b")];
   world.run(world.core.register(world.instance));
   world.run(world.core.probe(a));

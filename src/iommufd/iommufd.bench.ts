@@ -11,7 +11,7 @@ import {
   MmNotifiers,
   PhysicalMemory,
   type Process,
-  type ResidentPage,
+  type ResidentPages,
   type UserAddress,
 } from "../memory/index.ts";
 import { assert, System, type Task } from "../runtime/index.ts";
@@ -83,8 +83,8 @@ class NullMemory implements AddressSpace {
     return [{ pfn: page, count }];
   }
   readonly notifiers = new MmNotifiers();
-  faultIn(page: number, rights: number): ResidentPage {
-    return { pfn: page, rights };
+  faultIn(page: number, rights: number): ResidentPages {
+    return { page, count: 1, pfn: page, rights };
   }
 }
 

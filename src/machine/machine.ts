@@ -119,14 +119,13 @@ export class Machine {
       onChange: (changed) => this.files.touch(`${uaccePath(changed)}/available_instances`),
     });
     this.eduDriver = new EduKernelDriver(this.system, { device });
-    this.pci.drivers.kernelDma = {
-      begin: (member) => useDefaultDomain(device(member)!),
-      end: (member) => unuseDefaultDomain(device(member)!),
-    };
-    this.pci.resetWatch = {
-      prepare: (member) => prepareReset(device(member)!),
-      done: (member) => finishReset(device(member)!),
-    };
+    const ifKnown = (act: (device: Device) => Task<void>) =>
+      function* (member: PciFunction): Task<void> {
+        const known = device(member);
+        if (known !== undefined) yield* act(known);
+      };
+    this.pci.drivers.kernelDma = { begin: ifKnown(useDefaultDomain), end: ifKnown(unuseDefaultDomain) };
+    this.pci.resetWatch = { prepare: ifKnown(prepareReset), done: ifKnown(finishReset) };
     this.hotPlug = new HotPlug(this.system, this.pci, {
       adopt: (member) => this.adopt(member),
       release: (member) => this.release(member),

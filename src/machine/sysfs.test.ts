@@ -1,37 +1,23 @@
 import { describe, expect, it } from "vitest";
-import { CAP_SYS_ADMIN, CAP_SYS_RAWIO } from "../memory/index.ts";
-import { EACCES, EBUSY, EINVAL, ENODEV, EPERM, Refusal } from "../runtime/index.ts";
-import { BindIommufd, VFIO_DEVICE_BIND } from "../uapi/index.ts";
-import { buildMachine, defineMachine, LibraryClient, type MachineInput } from "./index.ts";
+import { EACCES, EADDRINUSE, EBUSY, EINVAL, ENODEV, EPERM } from "../runtime/index.ts";
+import { IoasAlloc, IoasMap, iommufdCommands, MAP_FIXED_IOVA, MAP_READABLE } from "../uapi/index.ts";
+import { LibraryClient, type MachineInput } from "./index.ts";
+import { Lab } from "./lab.test-support.ts";
 
 const PCI = "/sys/bus/pci";
 const GROUPS = "/sys/kernel/iommu_groups";
 
 /** A client that is root, on a machine with these devices. */
 function root(devices: MachineInput["devices"], more: Omit<MachineInput, "devices"> = {}) {
-  const machine = buildMachine(defineMachine({ ...more, devices }));
-  const client = new LibraryClient(machine, { capabilities: [CAP_SYS_ADMIN, CAP_SYS_RAWIO] });
-  const errno = (act: () => unknown): number | undefined => {
-    try {
-      act();
-      return undefined;
-    } catch (error) {
-      if (error instanceof Refusal) return error.errno;
-      throw error;
-    }
-  };
-  const bind = (path: string): number => {
-    const [iommu, device] = [client.open("/dev/iommu"), client.open(path)];
-    client.ioctl(device, VFIO_DEVICE_BIND, new BindIommufd(), { argsz: 16, iommufd: iommu });
-    return device;
-  };
+  const lab = new Lab({ ...more, devices });
+  const { machine, client } = lab;
   return {
     machine,
     client,
-    bind,
-    errno,
-    echo: (text: string, path: string): number | undefined => errno(() => client.writeText(path, text)),
-    cat: (path: string): string => client.readText(path),
+    bind: (number: number) => lab.bound(number),
+    errno: (act: () => unknown) => lab.errno(act),
+    echo: (text: string, path: string) => lab.errno(() => client.writeText(path, text)),
+    cat: (path: string) => client.readText(path),
   };
 }
 
@@ -53,7 +39,7 @@ describe("writing an IOMMU group's type", () => {
     const { machine, echo, errno, bind, client } = root([{ model: "edu" }]);
     const user = new LibraryClient(machine);
     expect(errno(() => user.writeText(`${GROUPS}/0/type`, "identity"))).toBe(EACCES);
-    const device = bind("/dev/vfio/devices/vfio0");
+    const device = bind(0);
     expect(echo("identity", `${GROUPS}/0/type`)).toBe(EPERM);
     client.close(device);
     expect(echo("identity", `${GROUPS}/0/type`)).toBeUndefined();
@@ -73,7 +59,7 @@ describe("a kernel driver beside vfio-pci in one group", () => {
   it("keeps users of the group away while it is bound", () => {
     const { echo, errno, bind, cat, machine } = twin("edu");
     expect(machine.core.groups.get(0)!.ownerCount).toBe(1);
-    expect(errno(() => bind("/dev/vfio/devices/vfio0"))).toBe(EPERM);
+    expect(errno(() => bind(0))).toBe(EPERM);
     expect(["identity", "DMA-FQ", "DMA"].map((type) => echo(type, `${GROUPS}/0/type`))).toEqual([
       EPERM,
       undefined,
@@ -81,13 +67,13 @@ describe("a kernel driver beside vfio-pci in one group", () => {
     ]);
     expect(echo(other, unbindEdu)).toBeUndefined();
     expect(echo("identity", `${GROUPS}/0/type`)).toBeUndefined();
-    bind("/dev/vfio/devices/vfio0");
+    bind(0);
     expect(cat(`/sys/devices/pci0000:00/${other}/uevent`)).not.toContain("DRIVER");
   });
 
   it("cannot be bound while somebody has the group", () => {
     const { echo, bind, machine, client } = twin("none");
-    const device = bind("/dev/vfio/devices/vfio0");
+    const device = bind(0);
     expect(echo(other, bindEdu)).toBe(EBUSY);
     expect(echo(other, `${PCI}/drivers_probe`)).toBe(EINVAL);
     expect(machine.core.groups.get(0)!.ownerCount).toBe(1);
@@ -137,7 +123,7 @@ describe("reserved regions of a machine file", () => {
     const reads = (address: number): boolean =>
       machine.system.run("DMA", pci!.dma.read(BigInt(address), new Uint8Array(4)));
     expect([reads(base), reads(base + 8192)]).toEqual([true, false]);
-    expect(errno(() => bind("/dev/vfio/devices/vfio0"))).toBe(EINVAL);
+    expect(errno(() => bind(0))).toBe(EINVAL);
     expect([reads(base), reads(base + 8192)]).toEqual([true, false]);
     expect(echo("DMA", `${GROUPS}/0/type`)).toBeUndefined();
     expect([reads(base), reads(base + 8192)]).toEqual([true, false]);
@@ -148,5 +134,28 @@ describe("reserved regions of a machine file", () => {
     expect([reads(base), reads(base + 8192)]).toEqual([true, false]);
     client.process.exit();
     machine.system.run("power down", machine.powerDown());
+  });
+
+  it("are kept free in every IOAS that the device is attached to, but for those that only the kernel needs", () => {
+    const regions: Regions = [
+      { type: "reserved", start: 0x10000, size: "4KiB" },
+      { type: "direct-relaxable", start: 0x20000, size: "4KiB" },
+    ];
+    const lab = new Lab({ devices: [{ model: "edu", reserved: regions }] });
+    const { client, iommu } = lab;
+    const device = lab.bound(0);
+    const taken = lab.ioas();
+    expect(lab.errno(() => lab.attach(device, taken))).toBe(EADDRINUSE);
+    const { IOAS_ALLOC, IOAS_MAP } = iommufdCommands;
+    const ioas = client.ioctl(iommu, IOAS_ALLOC.number, new IoasAlloc(), { size: 12 }).out_ioas_id;
+    lab.attach(device, ioas);
+    const page = BigInt(client.process.memory.map(1));
+    const map = (iova: bigint) => () => {
+      const range = { size: 40, ioas_id: ioas, user_va: page, length: 4096n, iova };
+      client.ioctl(iommu, IOAS_MAP.number, new IoasMap(), { ...range, flags: MAP_FIXED_IOVA | MAP_READABLE });
+    };
+    expect([map(0x10000n), map(0x20000n)].map(lab.errno)).toEqual([EINVAL, undefined]);
+    lab.detach(device);
+    expect(lab.errno(map(0x10000n))).toBeUndefined();
   });
 });

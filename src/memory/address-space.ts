@@ -11,7 +11,7 @@ import {
   PAGE_READ,
   PAGE_SIZE,
   PAGE_WRITE,
-  type ResidentPage,
+  type ResidentPages,
   type UserAddress,
 } from "./types.ts";
 
@@ -223,14 +223,14 @@ export class LibraryAddressSpace implements AddressSpace {
     return runs;
   }
 
-  faultIn(page: number, rights: number): ResidentPage {
+  faultIn(page: number, rights: number): ResidentPages {
     if ((rights & PAGE_EXECUTE) !== 0) refuse(EFAULT, () => `${pageText(page)} of ${this.label} holds no code`);
     if ((rights & PAGE_WRITE) !== 0) {
       this.requireWritable(page, 1);
       this.unshare(page, 1);
     }
     const [{ pfn, writable, copyOnWrite }] = this.present(page, 1);
-    return { pfn, rights: writable && !copyOnWrite ? PAGE_READ | PAGE_WRITE : PAGE_READ };
+    return { page, count: 1, pfn, rights: writable && !copyOnWrite ? PAGE_READ | PAGE_WRITE : PAGE_READ };
   }
 
   /** Where `count` pages fit, with a hole of one page around them, upwards from the last such place. */

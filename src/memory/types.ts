@@ -39,10 +39,10 @@ export interface User {
   lockedPages: number;
 }
 
-/** A page of a process as it is now. */
-export interface ResidentPage {
-  readonly pfn: number;
-  /** PAGE_READ, …: what the process may do with this frame. A page that is to be copied before it is written: not PAGE_WRITE. */
+/** Pages of a process as they are now, on consecutive frames: `page` is the number of the first one, and `pfn` its frame. */
+export interface ResidentPages extends FrameRun {
+  readonly page: number;
+  /** PAGE_READ, …: what the process may do with these frames. Pages that are to be copied before they are written: not PAGE_WRITE. */
   readonly rights: number;
 }
 
@@ -71,8 +71,8 @@ export interface AddressSpace {
   readonly notifiers: MmNotifiers;
   /**
    * The frame that the process itself has behind page number `page`, brought in as an access of its own would: for
-   * PAGE_WRITE it is no copy that waits to be made. Not pinned: right until {@link notifiers} tell of a change, and so only
+   * PAGE_WRITE it is no copy that waits to be made. With it those of neighbours that are there anyway. Not pinned: right until {@link notifiers} tell of a change, and so only
    * for those who listen. Throws Refusal EFAULT if the page is absent or `rights` are not given; ENOMEM.
    */
-  faultIn(page: number, rights: number): ResidentPage;
+  faultIn(page: number, rights: number): ResidentPages;
 }

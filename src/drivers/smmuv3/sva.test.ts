@@ -256,6 +256,68 @@ describe("a process that ends while it is bound", () => {
   });
 });
 
+it("faults, unmapping, unbinding and exit in any order leave nobody waiting, and every stalled access answered", () => {
+  for (let seed = 1; seed < 60; seed++) {
+    const { system, device, process, bind, sva, hardware, instance } = setUp();
+    const [a, b, p] = [device(), device(), process()];
+    const handles = [bind(a, p), bind(a, p), bind(b, p)];
+    const address = p.memory.map(4);
+    system.tasks.exploring = true;
+    let state = seed;
+    system.tasks.choose = (ready) => (state = (state * 48271) % 2147483647) % ready.length;
+    const ends: (boolean | undefined)[] = [];
+    const engine = function* ({ stream }: { stream: number }, pasid: number): Task<void> {
+      for (let page = 0; page < 4; page++) {
+        const bytes = new Uint8Array(8);
+        ends.push(yield* hardware.access(stream, pasid, BigInt(address + page * PAGE_SIZE), bytes, page % 2 === 0));
+      }
+    };
+    const program = function* (): Task<void> {
+      for (let page = 0; page < 3; page++) {
+        yield* system.tasks.point();
+        p.memory.unmap(address + page * PAGE_SIZE, 1);
+      }
+      for (let i = 0; i < seed % 5; i++) yield* system.tasks.point();
+      if (seed % 3 > 0) p.exit();
+    };
+    for (const to of [a, b]) system.tasks.spawn("engine", engine(to, handles[0].pasid));
+    system.tasks.spawn("program", program());
+    for (const handle of handles) system.tasks.spawn("unbind", sva.unbind(handle));
+    system.tasks.drain();
+    expect([system.tasks.unfinished.size, ends.length, ends.includes(undefined)]).toEqual([0, 8, false]);
+    expect([hardware.occupancy.stalled, instance.contexts.size, sva.mms]).toEqual([0, 0, []]);
+  }
+});
+
+it("a bind that fails for want of memory or numbers, at whatever point, leaves nothing behind", () => {
+  for (const broadcastTlb of [false, true]) {
+    for (let nth = 1; ; nth++) {
+      const { system, device, process, bind, unbind, errno, sva, instance, reads, run, driver } = setUp({
+        broadcastTlb,
+      });
+      const [a, p] = [device(), process()];
+      // In the way of the process's own ASID, where that is shared.
+      const own = run(driver.allocatePaging(a, 0, undefined));
+      run(a.group!.attach(own, own));
+      let point = 0;
+      system.failures.inject(() => ++point === nth);
+      const failed = errno(sva.bind(a, p.memory));
+      system.failures.inject(undefined);
+      if (failed === undefined) {
+        expect(nth).toBeGreaterThan(6);
+        break;
+      }
+      expect([instance.contexts.size, a.group!.handles.size, sva.mms]).toEqual([1, 1, []]);
+      const handle = bind(a, p);
+      const address = p.memory.map(1);
+      put(p, address, "works");
+      expect(reads(handle, address)).toBe("works");
+      unbind(handle);
+      expect(instance.contexts.size).toBe(1);
+    }
+  }
+});
+
 describe("a device is not given the memory of a process by an SMMU", () => {
   it.each<[string, Parameters<typeof setUp>[0], CpuOptions]>([
     ["whose accesses are not coherent with the CPU's caches", { coherent: false }, {}],
