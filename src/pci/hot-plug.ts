@@ -71,7 +71,7 @@ export class HotPlug {
 
   /**
    * Hardware is plugged in: `put` sets it into its place, and software finds it. ENOSPC: there is no room for what it needs;
-   * then it is not there.
+   * ENOMEM; then it is not there.
    */
   *insert(put: () => readonly PciFunction[]): Task<readonly PciFunction[]> {
     return yield* this.locked(this.putIn(put));
@@ -136,6 +136,7 @@ export class HotPlug {
   }
 
   private *putIn(put: () => readonly PciFunction[]): Task<readonly PciFunction[]> {
+    this.host.system.failures.point("pci.function.insert");
     const members = put();
     try {
       this.host.enumerate();

@@ -1,3 +1,5 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { System } from "../runtime/index.ts";
 import {
@@ -21,6 +23,7 @@ import {
   SECONDARY_BUS,
   withIsolation,
 } from "./index.ts";
+import { accessControlRegisters } from "./isolation.ts";
 
 function newHost(): PciHost {
   return new PciHost(new System(), {
@@ -192,5 +195,47 @@ describe("the order of a bus scan", () => {
     far.add(virtual, 0, 1);
     expect(host.scanOrder).toEqual([first, second, one, two, virtual]);
     expect(virtual.multifunction).toBe(false);
+  });
+});
+
+/** What Linux 7.2 knew of devices with these ids, asked one by one (ports without ACS, ports with 32-bit ACS, functions of one device). */
+const asked = JSON.parse(readFileSync(join(import.meta.dirname, "quirks.test-data.json"), "utf8")) as Record<
+  "ports" | "wide" | "endpoints",
+  Record<"known" | "unknown", readonly string[]>
+>;
+
+describe("ids that Linux 7.2 was asked about", () => {
+  const idsOf = (text: string): [number, number] => {
+    const [vendor, device] = text.split(":").map((digits) => Number.parseInt(digits, 16));
+    return [vendor, device];
+  };
+  const isolates = (wanted: Wanted): boolean => {
+    const host = newHost();
+    const first = made(wanted);
+    host.root.add(first, 3, 0);
+    host.root.add(made(wanted), 3, 1);
+    host.enumerate();
+    return isolationOf(first).isolated;
+  };
+
+  it("are ports that isolate without ACS, or not", () => {
+    const { known, unknown } = asked.ports;
+    expect(known.filter((id) => !isolates({ type: "rootPort", ids: idsOf(id) }))).toEqual([]);
+    expect(unknown.filter((id) => isolates({ type: "rootPort", ids: idsOf(id) }))).toEqual([]);
+  });
+
+  it("are functions that isolate without ACS, or not", () => {
+    const { known, unknown } = asked.endpoints;
+    expect(known.filter((id) => !isolates({ type: "endpoint", ids: idsOf(id) }))).toEqual([]);
+    expect(unknown.filter((id) => isolates({ type: "endpoint", ids: idsOf(id) }))).toEqual([]);
+  });
+
+  it("are ports whose ACS registers are 32 bits wide, or not", () => {
+    const widthOf = (id: string): number => {
+      const port = made({ type: "rootPort", ids: idsOf(id), acs: 0x5f });
+      return accessControlRegisters(port, port.extendedCapability(EXTENDED_ACS)!).width;
+    };
+    expect(asked.wide.known.filter((id) => widthOf(id) !== 4)).toEqual([]);
+    expect(asked.wide.unknown.filter((id) => widthOf(id) !== 2)).toEqual([]);
   });
 });
