@@ -38,6 +38,7 @@ export class PasidTable<C extends Context<C>, T extends VendorTable<C> = VendorT
   readonly memory: T;
   private readonly user: PasidTableUser;
   private readonly changing: Mutex;
+  /** What PASIDs translate through, or are about to. */
   private readonly contexts = new Map<number, C>();
   /** What is being exchanged, and still found by hardware that remembers the old place. */
   private leaving: { readonly pasid: number; readonly context: C } | undefined;
@@ -47,16 +48,6 @@ export class PasidTable<C extends Context<C>, T extends VendorTable<C> = VendorT
     this.user = user;
     this.changing = new Mutex(system, "pasidtable.table");
     this.memory = vendor.allocate(device);
-  }
-
-  /** What the PASID translates through, or is about to. */
-  context(pasid: number): C | undefined {
-    return this.contexts.get(pasid);
-  }
-
-  /** The PASIDs that translate through something. */
-  get pasids(): number[] {
-    return [...this.contexts.keys()];
   }
 
   /** Reserves all that writing takes. What it made for the first PASID of a range stays. Refusal ENOMEM. */
@@ -134,7 +125,7 @@ export class PasidTable<C extends Context<C>, T extends VendorTable<C> = VendorT
     const { memory, user } = this;
     this.leaving = before && { pasid, context: before };
     const left = memory.exchange(pasid, this.contexts.get(pasid)!, spare);
-    if (memory.hasMoved(left)) {
+    if (memory.movesOnExchange) {
       yield* user.move();
     } else {
       user.forget(pasid, false);

@@ -32,6 +32,8 @@ export interface PasidTableUser {
 
 /** The memory of one table. PASIDs are reserved before anything is written for them. */
 export interface VendorTable<C> {
+  /** True if {@link exchange} changes where the table begins, and not a pointer in it. */
+  readonly movesOnExchange: boolean;
   /** Makes room for a PASID. True if the way there is new. Refusal ENOMEM. */
   reserve(pasid: number): boolean;
   /** True if {@link write} gets there from what is there now, without a moment of neither. */
@@ -44,8 +46,6 @@ export interface VendorTable<C> {
   allocateSpare(): number;
   /** A part of the table, with this context in it, takes the place of the part that is left, which is returned. */
   exchange(pasid: number, context: C, spare: number): number;
-  /** True if that changed where the table begins, and not a pointer in the table. */
-  hasMoved(left: number): boolean;
   /** {@link write} into what is left, if the PASID's part of the table is being exchanged. */
   writeLeaving(pasid: number, context: C, forgotten: () => Task<void>): Task<void>;
   /** Takes back what was left, when the hardware has forgotten it. */

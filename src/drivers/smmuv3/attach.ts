@@ -7,12 +7,13 @@
  * loses its user, and what the TLB still holds of it. Devices that translate ahead are told in between: see `ats.ts`.
  *
  * Always true: what old and new both translate is translated at each moment, as the old one or the new one says. The
- * hardware reads entries in 64-bit words and remembers them until it is told to forget, so a change takes effect by one
- * such word. That is a word of the entry itself if no other word matters before and after; else the word that leads to a
- * copy of the entry's table in which only this entry differs: for a CD, see `pasidtable/`, for an STE, `stream-table.ts`. A
- * table that was left is used again only after a CMD_SYNC. Exception: with a stream table of one level there is no such
- * word, and an STE of which two words matter (from a stage 1 to a stage 2 and back, between two stages 2) is invalid for a
- * moment.
+ * hardware reads its structures in 64-bit words, each in one piece, in any order, and may keep what was valid until it is told
+ * to forget it (Arm IHI 0070 sections 3.21.3 and 16.2). So a change takes effect by one such word: before it is written
+ * everything that can be read says the old, afterwards the new, and what was kept says the old until CMD_SYNC. That is a
+ * word of the entry itself if no other word matters both before and after; else the word that leads to a copy of the entry's
+ * table in which only this entry differs: for a CD, see `pasidtable/`, for an STE, `stream-table.ts`. A table that was left
+ * is used again only after that CMD_SYNC. Exception: a stream table of one level has no word that leads to it, and an STE of
+ * which two words matter (from a stage 1 to a stage 2 and back, between two stages 2) is invalid for a moment.
  */
 import { type ArmContext, type ArmContextTable, type Entry, PasidTable } from "../../pasidtable/index.ts";
 import { EBUSY, EINVAL, refuse, type Task } from "../../runtime/index.ts";

@@ -97,8 +97,11 @@ describe("a virtio IOMMU that walks tables", () => {
     expect(warnings).toEqual([]);
   });
 
-  it("lets traffic without PASID pass, or blocks it, beside PASIDs", () => {
-    const { run, device, domain, through } = setUp();
+  it.each([
+    ["with", true],
+    ["without", undefined],
+  ])("lets traffic without PASID pass, or blocks it, beside PASIDs (%s bypass domains)", (_, bypass) => {
+    const { run, device, domain, through } = setUp({ attachTable: true, bypass });
     const a = device(4, 8);
     const group = a.group!;
     const first = domain(a);

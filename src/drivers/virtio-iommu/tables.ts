@@ -89,7 +89,8 @@ export function* attachPasid(master: Master, pasid: number, to: TableTranslation
     if (pasid >= 2 ** tables.pasidBits) {
       refuse(EINVAL, () => `PASID ${pasid} is beyond the ${tables.pasidBits} bits that ${device.label} has for PASIDs`);
     }
-    if (translation !== undefined && !translation.bypass && translation !== instance.blocked) {
+    const passes = translation !== undefined && (translation.bypass || translation === master.identity);
+    if (translation !== undefined && !passes && translation !== instance.blocked) {
       refuse(EINVAL, () => `${device.label} is attached to ${translation.label}, which has no room for PASID ${pasid}`);
     }
     const table = tableOf(master);
@@ -98,7 +99,7 @@ export function* attachPasid(master: Master, pasid: number, to: TableTranslation
     to.enter(tables.domainId!);
     yield* table.write(change);
     try {
-      if (tables.own === undefined) yield* direct(master, translation?.bypass ? "bypass" : "blocked");
+      if (tables.own === undefined) yield* direct(master, passes ? "bypass" : "blocked");
     } catch (error) {
       yield* table.clear(pasid);
       yield* to.leave(tables.domainId!, tables.own !== undefined);

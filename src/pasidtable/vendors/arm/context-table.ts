@@ -57,6 +57,10 @@ export class ArmContextTable implements VendorTable<ArmContext> {
     return (this.level1 ?? this.leaves.get(0)!) * PAGE_SIZE;
   }
 
+  get movesOnExchange(): boolean {
+    return !this.isTwoLevel;
+  }
+
   reserve(substreamId: number): boolean {
     const index = leafOf(substreamId);
     if (this.leaves.has(index)) return false;
@@ -97,10 +101,6 @@ export class ArmContextTable implements VendorTable<ArmContext> {
     this.left.set(index, old);
     this.lead(index, fresh);
     return old;
-  }
-
-  hasMoved(): boolean {
-    return !this.isTwoLevel;
   }
 
   *writeLeaving(substreamId: number, context: ArmContext, forgotten: () => Task<void>): Task<void> {
