@@ -5,6 +5,7 @@ export default defineConfig({
   test: {
     include: ["{src,test}/**/*.e2e.ts", "{src,test}/**/*.long.ts"],
     testTimeout: 600_000,
+    hookTimeout: 120_000,
     fileParallelism: false,
   },
 });
