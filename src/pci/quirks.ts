@@ -27,7 +27,7 @@ export const TRANSLATING_BRIDGES: readonly QuirkIds[] = [
   [0x1283, 0x8892],
 ];
 
-/** Root ports without an ACS capability that isolate all the same, by the chipset's own registers. */
+/** Root ports without an ACS capability that isolate all the same: by the chipset's own registers, or always. */
 export const ISOLATING_PORTS: readonly QuirkIds[] = [
   [0x8086, 0x1c10, 0x1c1f],
   ...even(0x1d10, 0x1d1e),
@@ -36,6 +36,10 @@ export const ISOLATING_PORTS: readonly QuirkIds[] = [
   [0x8086, 0x8d10, 0x8d1e],
   [0x8086, 0x9c10, 0x9c1b],
   [0x8086, 0x9c90, 0x9c9b],
+  [0x17cb, 0x0400, 0x0401],
+  [0x1d17, 0x0710, 0x071e],
+  [0x1dbf, 0x0401],
+  [0x1def, 0xe005, 0xe00c],
 ];
 
 /** Network controllers whose vendor states that their functions do not reach each other: those of which Linux knows it. */
