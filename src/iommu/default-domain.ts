@@ -77,7 +77,7 @@ export function* setUpDefaultDomain(
     }
     throw error;
   }
-  freeDomain(old);
+  yield* freeDefaultDomain(old);
   const { events } = group.system;
   if (events.on) events.emit({ kind: "iommu.group.default-domain", group: group.id, type: domain.type });
 }
@@ -225,6 +225,12 @@ function unmappedPages(domain: PagingDomain, start: bigint, end: bigint): Direct
     else runs.push({ start: address, size: page });
   }
   return runs;
+}
+
+/** Frees a default domain, when all is forgotten that was unmapped in it. */
+export function* freeDefaultDomain(domain: Domain | undefined): Task<void> {
+  if (domain instanceof PagingDomain && domain.dmaSpace !== undefined) yield* domain.dmaSpace.flush();
+  freeDomain(domain);
 }
 
 /** Frees a domain that a driver made; its static ones belong to nobody. */

@@ -8,6 +8,7 @@
 import { ENODEV, refuse, type Task } from "../runtime/index.ts";
 import type { IommuCore } from "./core.ts";
 import type { Device } from "./device.ts";
+import type { DmaSpace } from "./dma.ts";
 import type { PageRequest, PageRequestHandler, ResponseCode } from "./faults.ts";
 import type { Group } from "./group.ts";
 import type { Mm } from "./mm.ts";
@@ -99,6 +100,8 @@ export interface DirtyReader {
 export abstract class PagingDomain extends Domain {
   /** What it is for, which the core says: a user's own, or a default domain (see default-domain.ts). */
   type: "unmanaged" | "dma" | "dma-fq" = "unmanaged";
+  /** Of a default domain: addresses of the kernel's own drivers, once one has any. */
+  dmaSpace: DmaSpace | undefined = undefined;
   /** Sizes of leaves in bytes, ascending. */
   abstract readonly pageSizes: readonly number[];
   /** IOVAs that it can translate, `last` inclusive. */

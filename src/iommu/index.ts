@@ -10,6 +10,7 @@ export {
   PASID_CONTROL_EXECUTE,
   PASID_CONTROL_PRIVILEGED,
 } from "./device.ts";
+export { mapDma, unmapDma } from "./dma.ts";
 export * from "./driver.ts";
 export { addDevice, createGroup, removeDevice } from "./external.ts";
 export * from "./faults.ts";

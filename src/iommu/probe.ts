@@ -8,7 +8,7 @@
  */
 import { EINVAL, ENODEV, Refusal, refuse, type Task } from "../runtime/index.ts";
 import type { IommuCore } from "./core.ts";
-import { freeDomain } from "./default-domain.ts";
+import { freeDefaultDomain, freeDomain } from "./default-domain.ts";
 import type { Device } from "./device.ts";
 
 interface Step {
@@ -78,7 +78,7 @@ const groupDomains: Step = {
   *run() {},
   *undo(_core, { group }) {
     if (group === undefined || group.devices.length > 0) return;
-    freeDomain(group.defaultDomain);
+    yield* freeDefaultDomain(group.defaultDomain);
     freeDomain(group.blockingDomain);
     group.domain = group.defaultDomain = group.blockingDomain = undefined;
   },

@@ -84,6 +84,23 @@ describe("the accelerators of the machine sva", () => {
     made.system.run("power down", made.powerDown());
   });
 
+  it.each(["dma", "dma-fq", "identity"] as const)("find their rings in a default domain of type %s", (type) => {
+    const devices = [{ model: "copy-engine" as const, canStall: true }];
+    const made = buildMachine(defineMachine({ name: type, defaultDomain: type, devices }));
+    const program = new Program(made);
+    const memory = program.process.memory.map(2);
+    program.put(memory, "by ring");
+    for (let round = 0; round < 3; round++) {
+      const fd = program.queue(0);
+      expect(program.copy(fd, memory, memory + PAGE_SIZE, 7)).toEqual({ status: COPY_DONE, copied: 7 });
+      program.close(fd);
+    }
+    expect(program.stringAt(memory + PAGE_SIZE, 7)).toBe("by ring");
+    program.process.exit();
+    made.system.run("power down", made.powerDown());
+    expect(made.memory.usedFrames).toBe(0);
+  });
+
   it("end a job with an error where the process has no page, or may not write, and go on", () => {
     const { machine: made, faults } = machine();
     const program = new Program(made);

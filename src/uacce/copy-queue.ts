@@ -69,7 +69,7 @@ export class CopyEngineQueue implements AcceleratorQueue {
     system.failures.point("uacce.queue.start", EIO);
     ring.write(0, new Uint8Array(ring.size));
     this.doorbell.reset();
-    registers.enable(index, { pasid, ring: ring.address, sizeLog2: SIZE_LOG2 });
+    registers.enable(index, { pasid, ring: ring.iova, sizeLog2: SIZE_LOG2 });
     this.isStarted = true;
     this.run++;
     this.told = 0;

@@ -55,11 +55,11 @@ export class CopyRegisters {
   }
 
   /** The queue begins at the start of an empty ring of 2^`sizeLog2` descriptors. It must be at rest. */
-  enable(queue: number, { pasid, ring, sizeLog2 }: { pasid: number; ring: number; sizeLog2: number }): void {
+  enable(queue: number, { pasid, ring, sizeLog2 }: { pasid: number; ring: bigint; sizeLog2: number }): void {
     const block = blockOf(queue);
     this.write(block + PASID, PASID_VALID + pasid);
     this.write(block + SIZE, sizeLog2);
-    this.member.writeBar(0, block + RING, 8, BigInt(ring));
+    this.member.writeBar(0, block + RING, 8, ring);
     this.write(block + CONTROL, CONTROL_ENABLE | CONTROL_INTERRUPT);
   }
 

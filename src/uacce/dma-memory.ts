@@ -1,45 +1,38 @@
 // Runs in a browser.
-import { type Device, groupOf, newGather, PagingDomain, PROT_READ, PROT_WRITE } from "../iommu/index.ts";
+import { type Device, mapDma, PROT_READ, PROT_WRITE, unmapDma } from "../iommu/index.ts";
 import { PAGE_SIZE, type PhysicalMemory } from "../memory/index.ts";
 import type { Task } from "../runtime/index.ts";
 
 /**
  * Memory that a kernel driver shares with its device, which reaches it without PASID through the default domain of its
- * group, and that a process may be shown. The device's address of a page is the page's own: so no two of them meet.
+ * group, and that a process may be shown.
  */
 export class DmaMemory {
   readonly pfn: number;
   readonly count: number;
+  /** Where the device finds it. */
+  readonly iova: bigint;
   private readonly memory: PhysicalMemory;
-  private readonly domain: PagingDomain | undefined;
+  private readonly device: Device;
 
-  private constructor(memory: PhysicalMemory, pfn: number, count: number, domain: PagingDomain | undefined) {
+  private constructor(memory: PhysicalMemory, device: Device, pfn: number, count: number, iova: bigint) {
     this.memory = memory;
+    this.device = device;
     this.pfn = pfn;
     this.count = count;
-    this.domain = domain;
+    this.iova = iova;
   }
 
-  /** `count` zeroed pages for a device that uses its default domain. Refusals: ENOMEM, and the domain's. */
+  /** `count` zeroed pages for a device that uses its default domain. Refusals: ENOMEM, and those of the DMA API. */
   static *allocate(memory: PhysicalMemory, device: Device, count: number): Task<DmaMemory> {
-    const { defaultDomain } = groupOf(device);
-    const domain = defaultDomain instanceof PagingDomain ? defaultDomain : undefined;
     const pfn = memory.allocateShareable(count);
-    const made = new DmaMemory(memory, pfn, count, domain);
     try {
-      if (domain !== undefined) {
-        yield* domain.map(BigInt(made.address), made.address, made.size, PROT_READ | PROT_WRITE);
-      }
+      const iova = yield* mapDma(device, pfn * PAGE_SIZE, count * PAGE_SIZE, PROT_READ | PROT_WRITE);
+      return new DmaMemory(memory, device, pfn, count, iova);
     } catch (error) {
       memory.drop(pfn, count);
       throw error;
     }
-    return made;
-  }
-
-  /** The same number for the processor and for the device. */
-  get address(): number {
-    return this.pfn * PAGE_SIZE;
   }
 
   get size(): number {
@@ -47,19 +40,16 @@ export class DmaMemory {
   }
 
   read(offset: number, into: Uint8Array): void {
-    this.memory.read(this.address + offset, into);
+    this.memory.read(this.pfn * PAGE_SIZE + offset, into);
   }
 
   write(offset: number, from: Uint8Array): void {
-    this.memory.write(this.address + offset, from);
+    this.memory.write(this.pfn * PAGE_SIZE + offset, from);
   }
 
-  /** The device reaches it no more, when this returns. Cannot fail. */
+  /** The device, which is to use it no more, need not be able to. Cannot fail. */
   *unmap(): Task<void> {
-    if (this.domain === undefined) return;
-    const gather = newGather();
-    yield* this.domain.unmap(BigInt(this.address), this.size, gather);
-    yield* this.domain.sync(gather);
+    yield* unmapDma(this.device, this.iova, this.size);
   }
 
   /** The mirror image of {@link allocate}, when the device is out and nobody is shown it any more. */

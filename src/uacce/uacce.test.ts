@@ -360,7 +360,13 @@ describe("an accelerator", () => {
       expect([made.binds(), made.memory.adoptedFrames]).toEqual([0, before]);
     }
     made.system.failures.inject(undefined);
-    expect([...passed]).toEqual(["uacce.queue.open", "uacce.queue.allocate", "memory.frames.adopt", "fake.domain.map"]);
+    expect([...passed]).toEqual([
+      "uacce.queue.open",
+      "uacce.queue.allocate",
+      "memory.frames.adopt",
+      "iommu.dma.map",
+      "fake.domain.map",
+    ]);
     for (const file of files) made.run(file.release());
     expect([made.binds(), made.memory.adoptedFrames]).toEqual([0, before]);
   });
