@@ -9,15 +9,8 @@
  */
 import { EINVAL, EOPNOTSUPP, EPERM, Refusal, refuse, type System, type Task } from "../runtime/index.ts";
 import type { Device } from "./device.ts";
-import {
-  ALLOC_PASID,
-  type DefaultDomainWish,
-  type Domain,
-  newGather,
-  PagingDomain,
-  PROT_READ,
-  PROT_WRITE,
-} from "./driver.ts";
+import { ALLOC_PASID, type DefaultDomainWish, type Domain, PagingDomain, PROT_READ, PROT_WRITE } from "./driver.ts";
+import { newGather } from "./gather.ts";
 import type { Group } from "./group.ts";
 import { reservedRegionsOf } from "./reserved.ts";
 

@@ -10,6 +10,7 @@ import type { IommuCore } from "./core.ts";
 import type { Device } from "./device.ts";
 import type { DmaSpace } from "./dma.ts";
 import type { PageRequest, PageRequestHandler, ResponseCode } from "./faults.ts";
+import type { UnmapGather } from "./gather.ts";
 import type { Group } from "./group.ts";
 import type { Mm } from "./mm.ts";
 import type { NestedDomain, Viommu, ViommuServices } from "./nesting.ts";
@@ -51,21 +52,6 @@ export interface ReservedRegion {
   /** Inclusive. */
   readonly last: bigint;
   readonly type: "direct" | "direct-relaxable" | "reserved" | "msi" | "software-msi";
-}
-
-/** What an unmap removed and the hardware may still remember. Emptied by {@link PagingDomain.sync}. */
-export interface UnmapGather {
-  /** The IOVA range to invalidate; nothing yet while `last < start`. */
-  start: bigint;
-  last: bigint;
-  /** Size of the leaves removed, if all had the same; 0 if not. */
-  leafSize: number;
-  /** Frames of tables that became empty: freed once the hardware forgot them. */
-  readonly freedTables: number[];
-}
-
-export function newGather(): UnmapGather {
-  return { start: 1n, last: 0n, leafSize: 0, freedTables: [] };
 }
 
 /** One translation configuration (reference: *domain*). Domains of one driver only fit devices of that driver. */

@@ -11,8 +11,8 @@ import {
   type IommuInstance,
   PagingDomain,
   type ReservedRegion,
-  type UnmapGather,
 } from "./driver.ts";
+import type { UnmapGather } from "./gather.ts";
 import type { Group } from "./group.ts";
 import { singleDeviceGroup } from "./grouping.ts";
 

@@ -15,6 +15,7 @@ export * from "./driver.ts";
 export { addDevice, createGroup, removeDevice } from "./external.ts";
 export * from "./faults.ts";
 export { setFirmware } from "./firmware.ts";
+export { emptyGather, extendGather, liesApart, newGather, type UnmapGather } from "./gather.ts";
 export { Group, groupOf, NO_PASID, unuseDefaultDomain, useDefaultDomain } from "./group.ts";
 export { groupReasons, kindOf, shortName } from "./group-reasons.ts";
 export { type Gap, type Grouping, pciDeviceGroup, singleDeviceGroup } from "./grouping.ts";

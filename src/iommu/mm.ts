@@ -32,7 +32,7 @@ import {
   WaitQueue,
 } from "../runtime/index.ts";
 import type { Cpu } from "./cpu.ts";
-import { newGather } from "./driver.ts";
+import { newGather, type UnmapGather } from "./gather.ts";
 
 /** Entries that are gone from the table, and what hardware may have kept of them. `end` is exclusive. */
 export interface MmInvalidation {
@@ -183,7 +183,7 @@ export class Mm implements MmNotifier {
     for (const pfn of gather.freedTables) this.cpu.memory.free(pfn);
   }
 
-  private takeOut(first: number, end: number): { gather: ReturnType<typeof newGather>; last: number } {
+  private takeOut(first: number, end: number): { gather: UnmapGather; last: number } {
     const { table } = this;
     const gather = newGather();
     let last = first;

@@ -4,7 +4,10 @@ import {
   type Device,
   type DirtyReader,
   type Domain,
+  emptyGather,
+  extendGather,
   type IommuDriver,
+  liesApart,
   PagingDomain,
   type UnmapGather,
 } from "../../iommu/index.ts";
@@ -124,18 +127,10 @@ export class SmmuV3PagingDomain extends PagingDomain implements AsidHolder {
   }
 
   override *unmap(iova: bigint, size: number, gather: UnmapGather): Task<number> {
-    let isFirst = gather.last < gather.start;
-    // A gather is one range: what does not touch it is another.
-    if (!isFirst && (iova > gather.last + 1n || iova + BigInt(size) < gather.start)) {
-      yield* this.sync(gather);
-      isFirst = true;
-    }
+    if (liesApart(gather, iova, size)) yield* this.sync(gather);
     const start = numberOf(iova);
     const removed = this.table.unmap(start, size, gather);
-    if (removed === 0) return 0;
-    const last = bigintOf(start + removed - 1);
-    if (isFirst || iova < gather.start) gather.start = iova;
-    if (isFirst || last > gather.last) gather.last = last;
+    if (removed > 0) extendGather(gather, iova, bigintOf(start + removed - 1));
     return removed;
   }
 
@@ -154,10 +149,7 @@ export class SmmuV3PagingDomain extends PagingDomain implements AsidHolder {
       if (wait !== undefined) yield* wait;
     }
     for (const pfn of freedTables) this.instance.memory.free(pfn);
-    if (freedTables.length > 0) freedTables.length = 0;
-    gather.start = 1n;
-    gather.last = 0n;
-    gather.leafSize = 0;
+    emptyGather(gather);
   }
 
   override translate(iova: bigint): number | undefined {

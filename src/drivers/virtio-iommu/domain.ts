@@ -7,6 +7,8 @@
 import {
   type Device,
   type Domain,
+  emptyGather,
+  extendGather,
   type IommuDriver,
   PagingDomain,
   PROT_MMIO,
@@ -125,8 +127,7 @@ export class VirtioIommuPagingDomain extends PagingDomain {
         const bytes = writeUnmap(requests.request, id, iova, lastRemoved);
         requests.push(bytes, () => `unmapping 0x${iova.toString(16)}-0x${lastRemoved.toString(16)} of ${this.label}`);
       }
-      if (gather.last < gather.start || iova < gather.start) gather.start = iova;
-      if (lastRemoved > gather.last) gather.last = lastRemoved;
+      extendGather(gather, iova, lastRemoved);
       return removed < size ? 0 : removed;
     } finally {
       attachments.releaseRead();
@@ -137,8 +138,7 @@ export class VirtioIommuPagingDomain extends PagingDomain {
     if (gather.last < gather.start) return;
     const { requests } = this.instance;
     if (!requests.trySync()) yield* requests.sync();
-    gather.start = 1n;
-    gather.last = 0n;
+    emptyGather(gather);
   }
 
   override translate(iova: bigint): number | undefined {

@@ -1,6 +1,15 @@
 // Runs in a browser.
 /** Domains with a page table of our own, which the IOMMU walks below the PASID tables of their devices: see `tables.ts`. */
-import { type Device, type Domain, type IommuDriver, PagingDomain, type UnmapGather } from "../../iommu/index.ts";
+import {
+  type Device,
+  type Domain,
+  emptyGather,
+  extendGather,
+  type IommuDriver,
+  liesApart,
+  PagingDomain,
+  type UnmapGather,
+} from "../../iommu/index.ts";
 import { PAGE_SIZE } from "../../memory/index.ts";
 import { lpae, PageTable } from "../../pagetable/index.ts";
 import type { ArmContext, AsidHolder } from "../../pasidtable/index.ts";
@@ -64,18 +73,10 @@ export class VirtioIommuTableDomain extends PagingDomain implements TableTransla
   }
 
   override *unmap(iova: bigint, size: number, gather: UnmapGather): Task<number> {
-    let isFirst = gather.last < gather.start;
-    // A gather is one range: what does not touch it is another.
-    if (!isFirst && (iova > gather.last + 1n || iova + BigInt(size) < gather.start)) {
-      yield* this.sync(gather);
-      isFirst = true;
-    }
+    if (liesApart(gather, iova, size)) yield* this.sync(gather);
     const start = numberOf(iova);
     const removed = this.table.unmap(start, size, gather);
-    if (removed === 0) return 0;
-    const last = bigintOf(start + removed - 1);
-    if (isFirst || iova < gather.start) gather.start = iova;
-    if (isFirst || last > gather.last) gather.last = last;
+    if (removed > 0) extendGather(gather, iova, bigintOf(start + removed - 1));
     return removed;
   }
 
@@ -92,10 +93,7 @@ export class VirtioIommuTableDomain extends PagingDomain implements TableTransla
     }
     if (!requests.trySync()) yield* requests.sync();
     for (const pfn of gather.freedTables) memory.free(pfn);
-    gather.freedTables.length = 0;
-    gather.start = 1n;
-    gather.last = 0n;
-    gather.leafSize = 0;
+    emptyGather(gather);
   }
 
   override translate(iova: bigint): number | undefined {
