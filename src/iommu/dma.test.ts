@@ -5,8 +5,9 @@ import { EBUSY, EIO, ENOMEM, type SimulatedClock, System, type Task } from "../r
 import type { DefaultDomainType } from "./default-domain.ts";
 import type { Device, DeviceOptions } from "./device.ts";
 import { mapDma, unmapDma } from "./dma.ts";
-import { PROT_READ, PROT_WRITE, type ReservedRegion, type UnmapGather } from "./driver.ts";
+import { type PagingDomain, PROT_READ, PROT_WRITE, type ReservedRegion } from "./driver.ts";
 import type { FakeDriver, FakePagingDomain } from "./fake-driver.test-support.ts";
+import type { UnmapGather } from "./gather.ts";
 import { groupOf, useDefaultDomain } from "./group.ts";
 import { finishReset, prepareReset } from "./reset-window.ts";
 import { stateOfCore } from "./state.test-support.ts";
@@ -135,6 +136,21 @@ describe("what is unmapped", () => {
     });
     few.unmap(few.map(0));
     expect([few.forgotten.syncs, few.map(0), few.forgotten.syncs]).toEqual([0, 0x1000n, 1]);
+  });
+
+  it("is forgotten before anything is mapped, if a table was unlinked that the hardware may still walk", () => {
+    const { map, unmap, forgotten, domain } = driven("dma-fq");
+    const unmapLeaves = domain.unmap.bind(domain);
+    (domain as PagingDomain).unmap = function* (iova, size, gather): Task<number> {
+      gather.freedTables.push(1);
+      return yield* unmapLeaves(iova, size);
+    };
+    const iova = map(0x1000);
+    unmap(iova);
+    expect(forgotten.syncs).toBe(0);
+    expect([map(0x2000), forgotten.syncs]).toEqual([iova, 1]);
+    map(0x3000);
+    expect(forgotten.syncs).toBe(1);
   });
 
   it("is forgotten later as soon as the type becomes DMA-FQ", () => {

@@ -26,7 +26,8 @@ import {
   type Task,
 } from "../runtime/index.ts";
 import type { Device } from "./device.ts";
-import { newGather, PagingDomain, type UnmapGather } from "./driver.ts";
+import { PagingDomain } from "./driver.ts";
+import { extendGather, newGather, type UnmapGather } from "./gather.ts";
 import type { Group } from "./group.ts";
 
 /** Devices that know 32 bits only find their addresses below. */
@@ -235,8 +236,7 @@ function gatherOf(entries: readonly Unmapped[]): UnmapGather {
     if (gather.last < gather.start) continue;
     const isFirst = all.last < all.start;
     all.leafSize = isFirst || all.leafSize === gather.leafSize ? gather.leafSize : 0;
-    if (isFirst || gather.start < all.start) all.start = gather.start;
-    if (isFirst || gather.last > all.last) all.last = gather.last;
+    extendGather(all, gather.start, gather.last);
   }
   return all;
 }

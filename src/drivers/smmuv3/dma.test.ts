@@ -58,15 +58,6 @@ describe("a device of a kernel driver", () => {
     expect([map(page(4)), read(iova)]).toEqual([iova, 4]);
   });
 
-  it("finds what is mapped where a table was unlinked that the hardware remembers", () => {
-    const { map, unmap, read, page } = driven("dma-fq");
-    const first = map(page(1));
-    expect(read(first)).toBe(1);
-    unmap(first);
-    const second = map(page(2));
-    expect(read(second)).toBe(2);
-  });
-
   it("leaves no table behind when it goes with unmaps in the queue", () => {
     const { map, unmap, read, page, run, core, device, memory, framesBefore, pass } = driven("dma-fq");
     const iova = map(page(1), 2 * PAGE);
