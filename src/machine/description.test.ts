@@ -73,6 +73,7 @@ describe("a machine file", () => {
           options: { dmaMaskBits: 28 },
         },
       ],
+      platform: [],
     });
   });
 
@@ -488,7 +489,7 @@ describe("a mistake is told with file, line and column, and with what would be r
       lab(
         1,
         1,
-        'unknown key "__proto__" in the machine; known keys: name, about, memory, defaultDomain, iommus, devices',
+        'unknown key "__proto__" in the machine; known keys: name, about, memory, defaultDomain, iommus, devices, platform',
       ),
     ],
   ])("%s", async (_what, text, message) => {

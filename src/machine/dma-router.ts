@@ -5,7 +5,6 @@ import type { Task } from "../runtime/index.ts";
 
 /** Sends each requester's DMA to the IOMMU that serves it, or straight to memory where none does. */
 export class DmaRouter implements DmaTarget {
-  private readonly memory: PhysicalMemory;
   private readonly routes = new Map<RequesterId, DmaTarget>();
   /** Hands what a requester asks to the agent of the IOMMU that serves it; where none does, there is no ATS. */
   readonly agent: TranslationAgent = {
@@ -16,8 +15,15 @@ export class DmaRouter implements DmaTarget {
     requestPage: (requester, request) => this.routes.get(requester)?.agent?.requestPage(requester, request),
   };
 
+  /** What is there without an IOMMU: memory, as it is. */
+  readonly untranslated: DmaTarget;
+
   constructor(memory: PhysicalMemory) {
-    this.memory = memory;
+    this.untranslated = {
+      *access(_requester, _pasid, address, bytes, write) {
+        return memory.access(Number(address), bytes, write);
+      },
+    };
   }
 
   /** DMA of `requester` goes through `target` from now on, or straight to memory. */
@@ -33,8 +39,7 @@ export class DmaRouter implements DmaTarget {
     bytes: Uint8Array,
     write: boolean,
   ): Task<boolean> {
-    const target = this.routes.get(requester);
-    if (target !== undefined) return yield* target.access(requester, pasid, address, bytes, write);
-    return this.memory.access(Number(address), bytes, write);
+    const target = this.routes.get(requester) ?? this.untranslated;
+    return yield* target.access(requester, pasid, address, bytes, write);
   }
 }

@@ -15,6 +15,7 @@ import {
   groupNodes,
   IommuCore,
   prepareReset,
+  type ReservedRegion,
   Sva,
   setFirmware,
   unuseDefaultDomain,
@@ -28,13 +29,20 @@ import { testInterface } from "../selftest/index.ts";
 import { UacceDriver, uacceNodes, uaccePath } from "../uacce/index.ts";
 import { VfioPciDriver, vfioNodes } from "../vfio/index.ts";
 import { type DeviceInput, describePlugged } from "./description/plugged.ts";
-import type { FunctionDescription, IommuDescription, MachineDescription } from "./description.ts";
+import type {
+  FunctionDescription,
+  IommuDescription,
+  MachineDescription,
+  PlatformDescription,
+  RegionDescription,
+} from "./description.ts";
 import { DmaRouter } from "./dma-router.ts";
 import { FailureFiles } from "./failure-files.ts";
 import { MachineFiles } from "./files.ts";
 import { IommuMaker, type MachineFault, type MachineIommu } from "./iommus.ts";
 import { EduKernelDriver } from "./kernel-driver.ts";
 import { makeFunction } from "./models.ts";
+import { PlatformDevice, platformNodes, platformPath } from "./platform.ts";
 
 /** Where writes become interrupts, before they reach an IOMMU: 1 MiB. */
 const DOORBELL = { start: 0x0800_0000n, last: 0x080f_ffffn };
@@ -84,6 +92,7 @@ export class Machine {
   private readonly iommuByName = new Map<string, MachineIommu>();
   private readonly described = new Map<PciFunction, FunctionDescription>();
   private readonly deviceByFunction = new Map<PciFunction, Device>();
+  private readonly platformByName = new Map<string, PlatformDevice>();
   private readonly unserved = new Map<Device, string>();
   /** What firmware tables would say of each device's way to an IOMMU. */
   private readonly firmware = new Map<Device, FirmwareSpec>();
@@ -137,6 +146,7 @@ export class Machine {
       () => this.characterDevices(),
       () => (options.mock ? failureFiles.nodes() : new Map()),
       () => pciNodes(this.pci, this.hotPlug),
+      () => platformNodes(this.platformDevices),
       () => groupNodes(this.core, (device) => this.pathOf(device)),
       () => vfioNodes(this.vfio),
       () => uacceNodes(this.uacce),
@@ -150,7 +160,17 @@ export class Machine {
 
   /** Devices that the core knows, in the order in which they were probed. */
   get devices(): readonly Device[] {
-    return [...this.deviceByFunction.values()];
+    return [...this.platformDevices.map(({ device }) => device), ...this.deviceByFunction.values()];
+  }
+
+  /** Platform devices in the order of the description. */
+  get platformDevices(): readonly PlatformDevice[] {
+    return [...this.platformByName.values()];
+  }
+
+  /** The platform device of that name. ENODEV: there is none. */
+  platform(name: string): PlatformDevice {
+    return this.platformByName.get(name) ?? refuse(ENODEV, () => `there is no platform device ${name}`);
   }
 
   /** What the description says of a function. */
@@ -175,6 +195,8 @@ export class Machine {
     for (const driver of [this.vfio, this.uacce, this.eduDriver]) this.pci.drivers.register(driver);
     for (const iommu of this.description.iommus) yield* this.startIommu(iommu);
     if (this.mockBus !== undefined) yield* this.core.register(this.mockBus.driver.instance);
+    // As Linux goes through its buses when an IOMMU comes: the platform's first.
+    for (const device of this.description.platform) yield* this.takePlatformIntoCare(device);
     for (const member of this.pci.scanOrder) {
       yield* this.takeIntoCare(member);
       yield* this.bindDriver(member);
@@ -215,6 +237,10 @@ export class Machine {
       yield* this.pci.drivers.unbind(member);
       yield* this.release(member);
     }
+    for (const { name, device } of this.platformDevices.toReversed()) {
+      yield* this.forgetDevice(device);
+      this.platformByName.delete(name);
+    }
     if (this.mockBus !== undefined) yield* this.core.unregister(this.mockBus.driver.instance);
     for (const [name, iommu] of [...this.iommuByName].reverse()) {
       yield* this.core.unregister(iommu.instance);
@@ -254,7 +280,7 @@ export class Machine {
   /** The core gets to know a function. ENODEV of its IOMMU, which cannot tell it from another, leaves it without group. */
   private *takeIntoCare(member: PciFunction): Task<void> {
     const description = this.descriptionOf(member);
-    const iommu = description.iommu === undefined ? undefined : this.iommuByName.get(description.iommu)!;
+    const iommu = this.iommuOf(description);
     // Of bridges the firmware says no more than which IOMMU they are behind.
     const endpoint = "driver" in description ? description : undefined;
     const { untrusted, defaultDomain, canStall } = endpoint ?? {};
@@ -262,12 +288,26 @@ export class Machine {
     this.deviceByFunction.set(member, device);
     this.router.route(member.idAtRoot, iommu?.hardware);
     if (iommu === undefined) return;
-    const reserved = endpoint?.reserved.map(({ type, start, size }) => {
-      return { type, start: BigInt(start), last: BigInt(start + size - 1) };
-    });
-    const streamIds = requesterIds(member);
-    iommu.connect(streamIds);
-    this.firmware.set(device, { instance: iommu.instance.name, streamIds, canStall, ats: "supported", reserved });
+    const reserved = endpoint && reservedRegions(endpoint.reserved);
+    yield* this.probe(device, iommu, { streamIds: requesterIds(member), canStall, ats: "supported", reserved });
+  }
+
+  /** The core gets to know a platform device: its stream ids are nobody else's, as the description was checked. */
+  private *takePlatformIntoCare(description: PlatformDescription): Task<void> {
+    const { name, streams, defaultDomain, canStall } = description;
+    const iommu = this.iommuOf(description);
+    const device = new Device({ name, defaultDomain });
+    this.platformByName.set(name, new PlatformDevice(description, device, iommu?.hardware ?? this.router.untranslated));
+    if (iommu === undefined) return;
+    const pasidBits = description.pasidBits || undefined;
+    const reserved = reservedRegions(description.reserved);
+    yield* this.probe(device, iommu, { streamIds: streams, canStall, pasidBits, reserved });
+  }
+
+  /** The firmware says that a device is behind an IOMMU. ENODEV of the IOMMU leaves the device without group. */
+  private *probe(device: Device, iommu: MachineIommu, spec: Omit<FirmwareSpec, "instance">): Task<void> {
+    iommu.connect(spec.streamIds);
+    this.firmware.set(device, { instance: iommu.instance.name, ...spec });
     try {
       yield* this.core.probe(device);
     } catch (error) {
@@ -296,11 +336,19 @@ export class Machine {
   private *release(member: PciFunction): Task<void> {
     const device = this.deviceByFunction.get(member);
     if (device === undefined) return;
+    yield* this.forgetDevice(device);
+    this.deviceByFunction.delete(member);
+    member.driverOverride = undefined;
+  }
+
+  private iommuOf({ iommu }: FunctionDescription | PlatformDescription): MachineIommu | undefined {
+    return iommu === undefined ? undefined : this.iommuByName.get(iommu)!;
+  }
+
+  private *forgetDevice(device: Device): Task<void> {
     if (device.iommu !== undefined) yield* this.core.release(device);
     this.firmware.delete(device);
     this.unserved.delete(device);
-    this.deviceByFunction.delete(member);
-    member.driverOverride = undefined;
   }
 
   private *readFirmware(device: Device): Task<void> {
@@ -328,8 +376,14 @@ export class Machine {
   }
 
   private pathOf(device: Device): string {
-    return device.pci === undefined ? `/sys/devices/${device.name}` : devicePath(device.pci);
+    if (device.pci !== undefined) return devicePath(device.pci);
+    const isPlatform = this.platformByName.get(device.name)?.device === device;
+    return isPlatform ? platformPath(device.name) : `/sys/devices/${device.name}`;
   }
+}
+
+function reservedRegions(regions: readonly RegionDescription[]): ReservedRegion[] {
+  return regions.map(({ type, start, size }) => ({ type, start: BigInt(start), last: BigInt(start + size - 1) }));
 }
 
 /** Under all numbers that an IOMMU may see of it. */

@@ -1,6 +1,6 @@
 // Runs in a browser.
 /** A machine as a picture in text: what `uiommu machine show` prints. The groups are those of the machine, powered up. */
-import { groupReasons, shortName } from "../iommu/index.ts";
+import { type Device, groupReasons, shortName } from "../iommu/index.ts";
 import type { PciBus, PciFunction } from "../pci/index.ts";
 import type {
   BridgeDescription,
@@ -8,6 +8,7 @@ import type {
   FunctionDescription,
   IommuDescription,
   MachineDescription,
+  PlatformDescription,
   SmmuDescription,
   VirtioIommuDescription,
 } from "./description.ts";
@@ -28,6 +29,7 @@ export function describeMachine(description: MachineDescription): string {
     "",
     "pci 0000:00",
     ...busLines(machine, machine.pci.root, ""),
+    ...platformLines(machine),
     ...sharedGroupLines(machine),
   ];
   return `${lines.join("\n")}\n`;
@@ -35,12 +37,13 @@ export function describeMachine(description: MachineDescription): string {
 
 /** One sentence about a machine, for a list. */
 export function summarizeMachine(description: MachineDescription): string {
-  const { iommus, bridges, devices } = description;
+  const { iommus, bridges, devices, platform } = description;
   const count = (number: number, noun: string) => `${number === 0 ? "no" : number} ${noun}${number === 1 ? "" : "s"}`;
   return [
     count(iommus.length, "IOMMU"),
     ...(bridges.length > 0 ? [count(bridges.length, "bridge")] : []),
     count(devices.length, "device function"),
+    ...(platform.length > 0 ? [count(platform.length, "platform device")] : []),
     count(buildMachine(description).core.groups.size, "group"),
   ].join(", ");
 }
@@ -100,6 +103,28 @@ function smmuFacts({ base, features }: SmmuDescription): string[] {
   ];
 }
 
+function platformLines(machine: Machine): string[] {
+  const { platformDevices } = machine;
+  if (platformDevices.length === 0) return [];
+  const width = Math.max(...platformDevices.map(({ name }) => name.length));
+  const lines = platformDevices.flatMap(({ name, description, device }, index) => {
+    const last = index === platformDevices.length - 1;
+    const margin = `${last ? " " : "│"}           `;
+    const words = [name.padEnd(width), ...groupWords(device, description)];
+    const streams = description.streams.map((stream) => `0x${stream.toString(16)}`).join(", ");
+    const notes = [
+      ...(streams === "" ? [] : [`stream ids ${streams}`]),
+      machine.whyUnserved(device) ?? "",
+      firmwareWords(description),
+      description.canStall ? "stalls" : "",
+      description.pasidBits > 0 ? `${description.pasidBits}-bit PASIDs` : "",
+    ].filter((note) => note !== "");
+    const said = notes.length === 0 ? [] : wrapped(margin, notes.join("; "), margin);
+    return [`${last ? "└─" : "├─"} ${words.join("  ")}`, ...said];
+  });
+  return ["", "platform", ...lines];
+}
+
 function busLines(machine: Machine, bus: PciBus, margin: string): string[] {
   const { functions } = bus;
   if (functions.length === 0) return [`${margin}└─ nothing`];
@@ -123,11 +148,14 @@ function busLines(machine: Machine, bus: PciBus, margin: string): string[] {
 
 /** Its group, its device file and its IOMMU. */
 function whereWords(machine: Machine, member: PciFunction, description: FunctionDescription): string[] {
-  const device = machine.deviceOf(member)!;
-  if (description.iommu === undefined) return ["no IOMMU: no group, DMA reaches memory untranslated"];
-  if (device.group === undefined) return ["no group"];
   const file = "driver" in description ? [deviceFile(machine, member)] : [];
-  return [`group ${device.group.id}`, ...file, `behind ${description.iommu}`];
+  return groupWords(machine.deviceOf(member)!, description, file);
+}
+
+/** Its group and its IOMMU, and between them what belongs there. */
+function groupWords({ group }: Device, { iommu }: { iommu: string | undefined }, between: string[] = []): string[] {
+  if (iommu === undefined) return ["no IOMMU: no group, DMA reaches memory untranslated"];
+  return group === undefined ? ["no group"] : [`group ${group.id}`, ...between, `behind ${iommu}`];
 }
 
 /** What its driver gives to programs. */
@@ -152,13 +180,13 @@ function sharedGroupLines({ core }: Machine): string[] {
   return ["", ...shared.flatMap((group) => wrapped(`group ${group.id}  `, groupReasons(group).join("; ")))];
 }
 
-function firmwareWords(description: FunctionDescription): string {
+function firmwareWords(description: FunctionDescription | PlatformDescription): string {
   if (!("reserved" in description)) return "";
-  const { untrusted, defaultDomain, reserved } = description;
+  const { defaultDomain, reserved } = description;
   const words = reserved.map(
     ({ type, start, size }) => `${type} region of ${sizeWords(size)} at 0x${start.toString(16)}`,
   );
-  if (untrusted) words.unshift("untrusted");
+  if ("untrusted" in description && description.untrusted) words.unshift("untrusted");
   if (defaultDomain !== undefined) words.unshift(`its default domain is always ${defaultDomain}`);
   return words.join(", ");
 }

@@ -127,7 +127,7 @@ function resolveFunctions(
     untrusted: input.untrusted ?? false,
     defaultDomain: resolveDefaultDomain(input, path, report),
     reserved: resolveReserved(input, path, iommu, report),
-    canStall: resolveStalls(input, path, iommu, report),
+    canStall: resolveStalls(input, path, iommu, report, model === "copy-engine"),
     capabilities,
   };
   return Array.from({ length: count }, (_, number) => ({
@@ -136,8 +136,9 @@ function resolveFunctions(
   }));
 }
 
-function resolveIommu(
-  input: DeviceInput,
+/** The IOMMU that an entry names, or the only one. */
+export function resolveIommu(
+  input: Pick<DeviceInput, "iommu">,
   path: Path,
   iommus: readonly IommuDescription[],
   report: Report,
@@ -210,8 +211,9 @@ function resolveDefaultDomain(input: DeviceInput, path: Path, report: Report): D
   return input.defaultDomain;
 }
 
-function resolveReserved(
-  { reserved = [] }: DeviceInput,
+/** The regions that an entry lists, in bytes. */
+export function resolveReserved(
+  { reserved = [] }: Pick<DeviceInput, "reserved">,
   path: Path,
   iommu: IommuDescription | undefined,
   report: Report,
@@ -235,18 +237,20 @@ function resolveReserved(
   });
 }
 
-function resolveStalls(
-  { model, canStall }: DeviceInput,
+/** `wants`: a device of this kind stalls, where it can, unless it was said. */
+export function resolveStalls(
+  { canStall }: Pick<DeviceInput, "canStall">,
   path: Path,
   iommu: IommuDescription | undefined,
   report: Report,
+  wants: boolean,
 ): boolean {
   const isPossible = iommu?.kind === "smmuv3";
   if (canStall && iommu !== undefined && !isPossible) {
     const where = nameOf([...path, "canStall"]);
     report([...path, "canStall"], `${where} is true, but only an smmuv3 stalls, and ${iommu.name} is a ${iommu.kind}`);
   }
-  return canStall ?? (model === "copy-engine" && isPossible);
+  return canStall ?? (wants && isPossible);
 }
 
 /** Which options belong to which model. */

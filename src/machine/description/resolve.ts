@@ -1,11 +1,13 @@
 // Runs in a browser.
 /**
  * Turns what a machine file says into a description: units become bytes, absent things get their defaults, automatic
- * addresses are given out, and what ties two places together is checked (the devices: resolve-devices.ts, places.ts). The
+ * addresses are given out, and what ties two places together is checked (the devices: resolve-devices.ts, places.ts,
+ * resolve-platform.ts). The
  * input fits the schema already.
  */
 import { nameOf, type Path, type Problem, type Report } from "./check.ts";
 import { resolveDevices } from "./resolve-devices.ts";
+import { resolvePlatform } from "./resolve-platform.ts";
 import type { MachineInput } from "./schema.ts";
 import type {
   DeviceDescription,
@@ -47,6 +49,7 @@ export function resolveMachine(
     iommus: iommus.map((iommu, index) => withServicesFor(iommu, devices, iommuInputs[index].features)),
     bridges,
     devices,
+    platform: resolvePlatform(input.platform ?? [], [...bridges, ...devices], iommus, report),
   };
   return { description, problems };
 }

@@ -12,6 +12,7 @@ import { BRIDGE_MODELS } from "./types.ts";
 /** Patterns are anchored, and free of what the dialects of regular expressions disagree about. */
 export const SIZE_PATTERN = "^(0x[0-9a-fA-F]+|[0-9]+ ?(B|KiB|MiB|GiB|TiB))$";
 export const NAME_PATTERN = "^[a-z][a-z0-9-]*$";
+export const PLATFORM_NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._:-]*$";
 export const PCI_ADDRESS_PATTERN = "^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}([.][0-7])?$";
 
 /** Every kind of IOMMU, device model and driver that a machine file may name. */
@@ -21,10 +22,46 @@ export const DRIVERS = ["vfio-pci", "uacce", "edu", "none"] as const;
 /** Kinds of reserved regions that a firmware may tell of. */
 export const REGION_TYPES = ["direct", "direct-relaxable", "reserved", "msi"] as const;
 
+/** Addresses that the firmware reserves for a device. */
+const reserved = {
+  description: "Addresses that the firmware reserves for it, or keeps from it.",
+  type: "array",
+  items: {
+    type: "object",
+    additionalProperties: false,
+    required: ["type", "start", "size"],
+    properties: {
+      type: {
+        description:
+          "direct: must always be mapped 1:1; direct-relaxable: only as long as the kernel has the device; reserved: never usable; msi: where interrupts go.",
+        enum: REGION_TYPES,
+        errorMessage: `one of the known types: ${REGION_TYPES.join(", ")}`,
+      },
+      start: {
+        description: "The first address.",
+        anyOf: [
+          { type: "integer", minimum: 0 },
+          { type: "string", pattern: SIZE_PATTERN },
+        ],
+        errorMessage: "an address such as 0x80000000",
+      },
+      size: {
+        description: "How long it is.",
+        anyOf: [
+          { type: "integer", minimum: 1 },
+          { type: "string", pattern: SIZE_PATTERN },
+        ],
+        errorMessage: "a size such as 64KiB, 1MiB or 0x1000",
+      },
+    },
+  },
+  errorMessage: "a list, each item beginning with a hyphen",
+} as const;
+
 export const machineSchema = {
   $schema: "http://json-schema.org/draft-07/schema#",
   title: "uiommu machine",
-  description: "A machine for uiommu: its memory, its IOMMUs and its PCI devices.",
+  description: "A machine for uiommu: its memory, its IOMMUs and its devices.",
   type: "object",
   additionalProperties: false,
   properties: {
@@ -237,40 +274,7 @@ export const machineSchema = {
             description: "The only default domain with which it works, whatever the machine says: dma or identity.",
             enum: ["dma", "identity"],
           },
-          reserved: {
-            description: "Addresses that the firmware reserves for it, or keeps from it.",
-            type: "array",
-            items: {
-              type: "object",
-              additionalProperties: false,
-              required: ["type", "start", "size"],
-              properties: {
-                type: {
-                  description:
-                    "direct: must always be mapped 1:1; direct-relaxable: only as long as the kernel has the device; reserved: never usable; msi: where interrupts go.",
-                  enum: REGION_TYPES,
-                  errorMessage: `one of the known types: ${REGION_TYPES.join(", ")}`,
-                },
-                start: {
-                  description: "The first address.",
-                  anyOf: [
-                    { type: "integer", minimum: 0 },
-                    { type: "string", pattern: SIZE_PATTERN },
-                  ],
-                  errorMessage: "an address such as 0x80000000",
-                },
-                size: {
-                  description: "How long it is.",
-                  anyOf: [
-                    { type: "integer", minimum: 1 },
-                    { type: "string", pattern: SIZE_PATTERN },
-                  ],
-                  errorMessage: "a size such as 64KiB, 1MiB or 0x1000",
-                },
-              },
-            },
-            errorMessage: "a list, each item beginning with a hyphen",
-          },
+          reserved,
           canStall: {
             description:
               "An access without translation waits until software answers: the firmware's dma-can-stall. Needs an smmuv3. True for a copy-engine behind one, else false, if absent.",
@@ -318,6 +322,54 @@ export const machineSchema = {
                 maximum: 8,
               },
             },
+          },
+        },
+      },
+      errorMessage: "a list, each item beginning with a hyphen",
+    },
+    platform: {
+      description: "Platform devices: no bus finds them, the firmware tells of them.",
+      type: "array",
+      items: {
+        type: "object",
+        additionalProperties: false,
+        required: ["name"],
+        properties: {
+          name: {
+            description: "What it is called in /sys/devices/platform.",
+            type: "string",
+            pattern: PLATFORM_NAME_PATTERN,
+            errorMessage: "a name such as dma0 or 9050000.dma",
+          },
+          iommu: {
+            description: "The IOMMU that translates its DMA, by name, or none. The only one, if absent.",
+            type: "string",
+            errorMessage: "the name of an IOMMU, or none",
+          },
+          streams: {
+            description:
+              "Under which ids the IOMMU sees it. Those of PCI functions are bus * 256 + device * 8 + function.",
+            type: "array",
+            minItems: 1,
+            uniqueItems: true,
+            items: { type: "integer", minimum: 0, maximum: 0xffffffff },
+            errorMessage: "a list of different ids such as [0x1000, 0x1001]",
+          },
+          defaultDomain: {
+            description: "The only default domain with which it works, whatever the machine says: dma or identity.",
+            enum: ["dma", "identity"],
+          },
+          reserved,
+          canStall: {
+            description:
+              "An access without translation waits until software answers: the firmware's dma-can-stall. Needs an smmuv3. False if absent.",
+            type: "boolean",
+          },
+          pasid: {
+            description: "Width of the PASIDs that it can send: the firmware's pasid-num-bits. None if absent.",
+            type: "integer",
+            minimum: 1,
+            maximum: 20,
           },
         },
       },

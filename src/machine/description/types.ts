@@ -13,6 +13,8 @@ export interface MachineDescription {
   readonly bridges: readonly BridgeDescription[];
   /** One for each PCI function that is no bridge, in the order in which an operating system finds them. */
   readonly devices: readonly DeviceDescription[];
+  /** Devices that no bus finds, in the order in which they are probed: before those of PCI. */
+  readonly platform: readonly PlatformDescription[];
 }
 
 export interface MemoryDescription {
@@ -151,6 +153,23 @@ interface AnyDeviceDescription extends AnyFunctionDescription {
   /** The firmware says so: an access without translation waits until software answers. */
   readonly canStall: boolean;
   readonly capabilities: CapabilityDescription;
+}
+
+/** A device that only the firmware tells of. */
+export interface PlatformDescription {
+  readonly name: string;
+  /** Name of the IOMMU that translates its DMA, if any. */
+  readonly iommu: string | undefined;
+  /** Under which ids the IOMMU sees it, at least one; none without IOMMU. */
+  readonly streams: readonly number[];
+  /** The only default domain with which it works, if there is one. */
+  readonly defaultDomain: "identity" | "dma" | undefined;
+  /** What the firmware says of addresses. */
+  readonly reserved: readonly RegionDescription[];
+  /** An access without translation waits until software answers. */
+  readonly canStall: boolean;
+  /** Width of the PASIDs that it can send; 0 for none. */
+  readonly pasidBits: number;
 }
 
 /** Addresses that firmware reserves for a device, or keeps from it. */
