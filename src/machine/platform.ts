@@ -50,12 +50,12 @@ export function platformPath(name: string): string {
   return `/sys/devices/platform/${name}`;
 }
 
-/** All nodes below /sys/bus/platform, and those of each device that are no business of its IOMMU; the formats are Linux 7.2's. */
+/**
+ * The links in /sys/bus/platform, and what is in each device's directory whatever its IOMMU; the formats are Linux 7.2's. The
+ * directories of the bus are not ours alone: the computer's own platform devices stay visible beside these.
+ */
 export function platformNodes(devices: readonly PlatformDevice[]): Map<string, FileNode> {
   const nodes = new Map<string, FileNode>();
-  if (devices.length === 0) return nodes;
-  nodes.set(`${busPath}/devices`, { kind: "directory" });
-  nodes.set(`${busPath}/drivers`, { kind: "directory" });
   for (const { name } of devices) {
     const path = platformPath(name);
     nodes.set(`${busPath}/devices/${name}`, { kind: "link", target: relative(`${busPath}/devices`, path) });
