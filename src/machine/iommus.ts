@@ -23,22 +23,23 @@ export interface MachineFault {
 /** One IOMMU: the hardware, and what its driver made of it. */
 export type MachineIommu = MachineSmmu | MachineVirtioIommu;
 
-interface MachineSmmu {
-  readonly description: SmmuDescription;
-  readonly hardware: SmmuV3;
-  readonly instance: SmmuV3Instance;
+interface AnyMachineIommu {
   /** Requesters with these numbers are behind it, from now on; an SMMU knows no more of them than their numbers. */
   connect(requesters: readonly RequesterId[]): void;
   /** The driver lets go of it; no device may be left. */
   remove(): Task<void>;
 }
 
-interface MachineVirtioIommu {
+interface MachineSmmu extends AnyMachineIommu {
+  readonly description: SmmuDescription;
+  readonly hardware: SmmuV3;
+  readonly instance: SmmuV3Instance;
+}
+
+interface MachineVirtioIommu extends AnyMachineIommu {
   readonly description: VirtioIommuDescription;
   readonly hardware: VirtioIommu;
   readonly instance: VirtioIommuInstance;
-  connect(requesters: readonly RequesterId[]): void;
-  remove(): Task<void>;
 }
 
 interface IommuMakerOptions {

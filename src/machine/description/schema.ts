@@ -15,6 +15,16 @@ export const NAME_PATTERN = "^[a-z][a-z0-9-]*$";
 export const PLATFORM_NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._:-]*$";
 export const PCI_ADDRESS_PATTERN = "^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}([.][0-7])?$";
 
+/** How an address, and a size, may be written. */
+const ADDRESS = [
+  { type: "integer", minimum: 0 },
+  { type: "string", pattern: SIZE_PATTERN },
+] as const;
+const SIZE = [
+  { type: "integer", minimum: 1 },
+  { type: "string", pattern: SIZE_PATTERN },
+] as const;
+
 /** Every kind of IOMMU, device model and driver that a machine file may name. */
 export const IOMMU_KINDS = ["smmuv3", "virtio-iommu"] as const;
 export const MODELS = ["edu", "copy-engine", ...BRIDGE_MODELS] as const;
@@ -39,18 +49,12 @@ const reserved = {
       },
       start: {
         description: "The first address.",
-        anyOf: [
-          { type: "integer", minimum: 0 },
-          { type: "string", pattern: SIZE_PATTERN },
-        ],
+        anyOf: ADDRESS,
         errorMessage: "an address such as 0x80000000",
       },
       size: {
         description: "How long it is.",
-        anyOf: [
-          { type: "integer", minimum: 1 },
-          { type: "string", pattern: SIZE_PATTERN },
-        ],
+        anyOf: SIZE,
         errorMessage: "a size such as 64KiB, 1MiB or 0x1000",
       },
     },
@@ -79,18 +83,12 @@ export const machineSchema = {
       properties: {
         base: {
           description: "Physical address where RAM begins. A multiple of 2 MiB; 0x40000000 if absent.",
-          anyOf: [
-            { type: "integer", minimum: 0 },
-            { type: "string", pattern: SIZE_PATTERN },
-          ],
+          anyOf: ADDRESS,
           errorMessage: "an address such as 0x40000000",
         },
         size: {
           description: "How much RAM there is. A multiple of 2 MiB; 1GiB if absent. It costs nothing until it is used.",
-          anyOf: [
-            { type: "integer", minimum: 1 },
-            { type: "string", pattern: SIZE_PATTERN },
-          ],
+          anyOf: SIZE,
           errorMessage: "a size such as 64KiB, 1GiB or 0x40000000",
         },
         memlock: {
@@ -131,10 +129,7 @@ export const machineSchema = {
           },
           base: {
             description: "Physical address of its registers. A multiple of 64 KiB; 0x9050000 and upwards if absent.",
-            anyOf: [
-              { type: "integer", minimum: 0 },
-              { type: "string", pattern: SIZE_PATTERN },
-            ],
+            anyOf: ADDRESS,
             errorMessage: "an address such as 0x9050000",
           },
           features: {
