@@ -3,6 +3,7 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   test: {
     include: ["{src,test,bench,tools}/**/*.{test,model}.ts"],
+    setupFiles: ["test/seed.ts"],
     exclude: ["**/*.long.*", "node_modules/**"],
     // A test that hangs ends; one that waits for a busy computer does not.
     testTimeout: 120_000,

@@ -16,6 +16,8 @@ interface Entry {
 }
 
 const PAGE = 4096;
+/** Entries of one set: so many are never in each other's way. */
+const WAYS = 4;
 const sizes = [12, 14, 16, 21] as const;
 /** Few of everything, so that they meet; addresses in both halves of the input range, and around 4 GiB. */
 const small = {
@@ -70,6 +72,18 @@ function words(pageNumber: number): { high: number; low: number } {
   return { high: Math.floor(address / 2 ** 32) | 0, low: address | 0 };
 }
 
+/** What {@link Tlb.find} is asked with. */
+function lookup(at: {
+  regime: number;
+  vmid: number;
+  asid: number;
+  stage2: boolean;
+  page: number;
+}): [number, number, number, number] {
+  const { high, low } = words(at.page);
+  return [high, low, at.asid | (at.vmid << 16), contextTag(at.regime, at.stage2)];
+}
+
 function covers(
   entry: Entry,
   at: { regime: number; vmid: number; asid: number; stage2: boolean; page: number },
@@ -98,7 +112,7 @@ function meets(range: { page: number; count: number; granuleLog2: number }, entr
   return first < end && first + pages > range.page;
 }
 
-test("a hit is always an entry that was inserted and not invalidated; few entries are all there", () => {
+test("a hit is always an entry that was inserted and not invalidated; nothing is lost but by eviction from a full set", () => {
   fc.assert(
     fc.property(fc.array(operation, { maxLength: 60, size: "max" }), (operations) => {
       const tlb = new Tlb();
@@ -115,6 +129,14 @@ test("a hit is always an entry that was inserted and not invalidated; few entrie
           const tag = contextTag(op.regime, op.stage2);
           tlb.insert(high, low, op.asid | (op.vmid << 16), tag, op.shift, leafShift, output, 3, op.global);
           reference.push({ ...op, leafShift, output });
+          if (tlb.size < reference.length) {
+            // A full set makes room, for one entry at a time: never in a TLB of few entries, never by the new one's loss.
+            expect(reference.length).toBeGreaterThan(WAYS);
+            const kept = reference.filter((entry) => tlb.find(...lookup(entry)) >= 0);
+            expect(kept.length).toBe(reference.length - 1);
+            expect(kept).toContain(reference.at(-1));
+            reference = kept;
+          }
         } else if (op.kind === "all") {
           const selection: Selection = {
             regime: op.regime,
@@ -131,7 +153,7 @@ test("a hit is always an entry that was inserted and not invalidated; few entrie
           reference = reference.filter((entry) => !(selects(selection, entry, true) && meets(op, entry)));
         } else {
           const { high, low } = words(op.page);
-          const slot = tlb.find(high, low, op.asid | (op.vmid << 16), contextTag(op.regime, op.stage2));
+          const slot = tlb.find(...lookup(op));
           const wanted = reference.find((entry) => covers(entry, op));
           if (wanted === undefined) {
             expect(slot).toBe(-1);
