@@ -291,11 +291,7 @@ describe("a mistake is told with file, line and column, and with what would be r
     [
       "half a doorbell",
       "doorbell: 0xfee80000",
-      lab(
-        1,
-        11,
-        "doorbell is 0xfee80000; it must be a multiple of 1 MiB: 0x8000000 or 0xfee00000 is a usual place",
-      ),
+      lab(1, 11, "doorbell is 0xfee80000; it must be a multiple of 1 MiB: 0x8000000 or 0xfee00000 is a usual place"),
     ],
     [
       "a wrong limit",
