@@ -77,6 +77,16 @@ EXPORT long syscall(long number, ...)
 	case SYS_mprotect: return mprotect((void *)a, (size_t)b, (int)c);
 	case SYS_mremap: return (long)mremap((void *)a, (size_t)b, (size_t)c, (int)d, (void *)e);
 	case SYS_madvise: return madvise((void *)a, (size_t)b, (int)c);
+	/* What the host remembers of a process: its user, its limits, its capabilities. */
+	case SYS_setuid:
+	case SYS_setreuid:
+	case SYS_setresuid:
+	case SYS_prlimit64:
+	case SYS_setrlimit:
+	case SYS_capset:
+		a = result_of(raw(number, a, b, c, d, e, f));
+		mappings_change();
+		return a;
 	case SYS_execve: return execve((const char *)a, (char *const *)b, (char *const *)c);
 	case SYS_execveat: return execveat(fd, (const char *)b, (char *const *)c, (char *const *)d, (int)e);
 	default: return result_of(raw(number, a, b, c, d, e, f));

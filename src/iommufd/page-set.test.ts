@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { type AccountMode, LibraryProcess, PhysicalMemory } from "../memory/index.ts";
-import { Refusal, System } from "../runtime/index.ts";
+import { type Refusal, System } from "../runtime/index.ts";
 import { PageSet, type PageSource } from "./page-set.ts";
 
 const PAGES = 4;
@@ -20,7 +20,8 @@ function pinned(mode: AccountMode) {
     },
   };
   const [creator, taker] = [10, 11].map(
-    (pid) => new LibraryProcess(system, memory, { pid, memlockLimit: PAGES * 4096, user: { uid: pid, lockedPages: 0 } }),
+    (pid) =>
+      new LibraryProcess(system, memory, { pid, memlockLimit: PAGES * 4096, user: { uid: pid, lockedPages: 0 } }),
   );
   const set = new PageSet({ system, memory }, source, true, creator, mode);
   set.acquire(0, PAGES - 1, creator);
@@ -61,6 +62,8 @@ describe("who pays when pages change hands", () => {
     const { creator, taker, change, counts } = pinned("process");
     taker.memlockLimit -= 1;
     expect([change(), counts(creator), counts(taker)]).toEqual([12, [0, 4, 4], [0, 0, 0]]);
+    creator.memlockLimit = 0;
+    expect([change(creator), counts(creator)]).toEqual([0, [0, 4, 4]]);
     taker.memlockLimit += 1;
     creator.exit();
     expect([change(), counts(taker)]).toEqual([22, [0, 0, 0]]);

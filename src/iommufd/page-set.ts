@@ -18,8 +18,8 @@ import {
   PAGE_SIZE,
   type PhysicalMemory,
   type Process,
-  uncharge,
   type User,
+  uncharge,
 } from "../memory/index.ts";
 import { EFAULT, EINVAL, EOVERFLOW, refuse, type System, type Task } from "../runtime/index.ts";
 import type { Area } from "./area.ts";
@@ -359,12 +359,13 @@ export class PageSet {
   }
 
   /**
-   * Charges what is pinned to somebody else, in the mode that it was mapped in; what is charged to nobody stays as it is.
+   * Charges what is pinned to somebody else, in the mode that it was mapped in; what is charged to nobody, or to him already, stays as
+   * it is.
    * Refusals: ENOMEM (over his limit), EINVAL (by process, and the one that was charged is gone); then nothing has changed.
    */
   changePayer(payer: Process): void {
     const { mode, payer: before } = this;
-    if (mode === "none") return;
+    if (mode === "none" || (payer === before && payer.user === this.user)) return;
     charge(payer, mode, this.pinned);
     if (mode === "process" && !before.memory.alive) {
       uncharge(payer, mode, this.pinned);
