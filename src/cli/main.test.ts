@@ -31,7 +31,7 @@ describe("what is typed wrong gives one line that says what would be right, and 
     ["machine show nsted", "uiommu: there is no machine and no file called nsted; did you mean nested?"],
     [
       "machine show vtd",
-      "uiommu: there is no machine and no file called vtd; known machines: default, two-edu, empty, nested, switch, sva, virtio",
+      "uiommu: there is no machine and no file called vtd; known machines: default, two-edu, empty, nested, switch, sva, vmm, virtio",
     ],
     ["machine show ./nested", "uiommu: there is no file ./nested"],
     ["machine show /", "uiommu: / is a directory; a machine is a YAML file"],

@@ -4,6 +4,7 @@ import { EBADF, EMFILE, refuse } from "../runtime/index.ts";
 import { ClientAddressSpace } from "./address-space.ts";
 import { DescriptorBacking } from "./backings.ts";
 import type { EventFdOwner, EventFds } from "./event-fds.ts";
+import { livingThread } from "./living-thread.ts";
 import { REPLY_BOUND, REPLY_PINNED } from "./protocol.ts";
 import { keyOfFile, type SharedFiles } from "./shared-files.ts";
 
@@ -94,7 +95,7 @@ export class ClientProcess implements Process, EventFdOwner {
   }
 
   file(fd: number): ClientFile {
-    const path = `/proc/${this.pid}/fd/${fd}`;
+    const path = `${livingThread(this.pid)}/fd/${fd}`;
     let target: string;
     try {
       target = readlinkSync(path);
@@ -131,7 +132,7 @@ export class ClientProcess implements Process, EventFdOwner {
     const limit = Number(/^Max open files\s+(\d+)/m.exec(read(`/proc/${this.pid}/limits`))?.[1] ?? Infinity);
     let taken: Set<string>;
     try {
-      taken = new Set(readdirSync(`/proc/${this.pid}/fd`));
+      taken = new Set(readdirSync(`${livingThread(this.pid)}/fd`));
     } catch {
       return; // the process is gone
     }

@@ -32,6 +32,7 @@ describe("a machine file", () => {
       name: "lab",
       about: "",
       memory: { base: 0x40000000, size: 2 ** 30, memlock: "inherit" },
+      doorbell: 0x8000000,
       defaultDomain: "dma",
       iommus: [
         {
@@ -69,7 +70,7 @@ describe("a machine file", () => {
           defaultDomain: undefined,
           reserved: [],
           canStall: false,
-          capabilities: { express: false, acs: false, ats: false, pri: false, pasidBits: 0 },
+          capabilities: { express: false, flr: false, acs: false, ats: false, pri: false, pasidBits: 0 },
           options: { dmaMaskBits: 28 },
         },
       ],
@@ -273,6 +274,29 @@ describe("a mistake is told with file, line and column, and with what would be r
         9,
         "memory ends at 0x13880040000000; physical addresses have 52 bits, so it must end at or below 0x10000000000000",
       ),
+    ],
+    [
+      "a doorbell in memory",
+      "doorbell: 0x40000000",
+      lab(
+        1,
+        11,
+        "the doorbell at 0x40000000-0x400fffff lies in memory (0x40000000-0x7fffffff); it must lie outside: 0x8000000 or 0xfee00000 is a usual place",
+      ),
+    ],
+    [
+      "a doorbell on registers",
+      "doorbell: 0x9000000",
+      lab(
+        1,
+        11,
+        "the doorbell at 0x9000000-0x90fffff overlaps the registers of smmu0 at 0x9050000; 0x8000000 or 0xfee00000 is a usual place",
+      ),
+    ],
+    [
+      "half a doorbell",
+      "doorbell: 0xfee80000",
+      lab(1, 11, "doorbell is 0xfee80000; it must be a multiple of 1 MiB: 0x8000000 or 0xfee00000 is a usual place"),
     ],
     [
       "a wrong limit",
@@ -508,7 +532,7 @@ describe("a mistake is told with file, line and column, and with what would be r
       lab(
         1,
         1,
-        'unknown key "__proto__" in the machine; known keys: name, about, memory, defaultDomain, iommus, devices, platform',
+        'unknown key "__proto__" in the machine; known keys: name, about, memory, defaultDomain, doorbell, iommus, devices, platform',
       ),
     ],
   ])("%s", async (_what, text, message) => {
@@ -567,7 +591,7 @@ test("a virtio IOMMU has defaults of its own, and vfio-pci is bound behind it", 
 
 describe("the presets", () => {
   test("are good machines, in this order, and every one of them is a file that says the same", async () => {
-    expect(Object.keys(presets)).toEqual(["default", "two-edu", "empty", "nested", "switch", "sva", "virtio"]);
+    expect(Object.keys(presets)).toEqual(["default", "two-edu", "empty", "nested", "switch", "sva", "vmm", "virtio"]);
     for (const input of presetInputs) {
       expect(await parseMachine(writeMachine(input), "any.yaml")).toEqual(presets[input.name]);
     }

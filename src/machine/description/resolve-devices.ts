@@ -283,8 +283,8 @@ function resolveCapabilities(
 ): CapabilityDescription {
   const input = device.capabilities ?? {};
   const pasids = model === "copy-engine" ? 16 : 0;
-  const { acs = false, ats = false, pri = false, pasid = pasids } = input;
-  const extended = Object.entries({ acs, ats, pri, pasid }).find(([, value]) => value)?.[0];
+  const { flr = false, acs = false, ats = false, pri = false, pasid = pasids } = input;
+  const extended = Object.entries({ flr, acs, ats, pri, pasid }).find(([, value]) => value)?.[0];
   if (input.express === false && extended) {
     report(
       [...path, "express"],
@@ -293,5 +293,5 @@ function resolveCapabilities(
   }
   if (pri && !ats)
     report([...path, "pri"], `${nameOf([...path, "pri"])} is true, but page requests need ats; add "ats: true"`);
-  return { express: input.express ?? extended !== undefined, acs, ats, pri, pasidBits: pasid };
+  return { express: input.express ?? extended !== undefined, flr, acs, ats, pri, pasidBits: pasid };
 }
