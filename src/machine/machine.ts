@@ -44,8 +44,8 @@ import { EduKernelDriver } from "./kernel-driver.ts";
 import { makeFunction } from "./models.ts";
 import { PlatformDevice, platformNodes, platformPath } from "./platform.ts";
 
-/** Where writes become interrupts, before they reach an IOMMU: 1 MiB. */
-const DOORBELL = { start: 0x0800_0000n, last: 0x080f_ffffn };
+/** Where writes become interrupts, before they reach an IOMMU. */
+const DOORBELL_SIZE = 0x10_0000;
 
 /** /dev/iommu and /dev/vfio/vfio, misc devices. */
 const MISC_MAJOR = 10;
@@ -112,10 +112,14 @@ export class Machine {
     const cpu = new Cpu(this.system, this.memory);
     this.sva = new Sva(this.system, cpu);
     this.router = new DmaRouter(this.memory);
-    this.pci = new PciHost(this.system, { target: this.router, interrupts: new MsiController(DOORBELL) });
+    const doorbell = {
+      start: BigInt(description.doorbell),
+      last: BigInt(description.doorbell + DOORBELL_SIZE - 1),
+    };
+    this.pci = new PciHost(this.system, { target: this.router, interrupts: new MsiController(doorbell) });
     this.maker = new IommuMaker(this.system, this.memory, {
       cpu,
-      doorbell: DOORBELL,
+      doorbell,
       onFault: (fault) => this.onFault?.(fault),
       requesters: this.pci,
     });

@@ -36,9 +36,12 @@ export function makeFunction(system: System, description: FunctionDescription): 
 }
 
 function capabilityList({ behind, capabilities }: DeviceDescription): Capability[] {
-  const { express: isExpress, acs, ats, pri, pasidBits } = capabilities;
+  const { express: isExpress, flr, acs, ats, pri, pasidBits } = capabilities;
   const list: Capability[] = [];
-  if (isExpress) list.push(express({ type: behind === undefined ? "integratedEndpoint" : "endpoint" }));
+  if (isExpress) {
+    const type = behind === undefined ? "integratedEndpoint" : "endpoint";
+    list.push(express({ type, functionLevelReset: flr }));
+  }
   if (acs) list.push(accessControl(ISOLATING_CONTROLS));
   if (ats) list.push(addressTranslation());
   if (pri) list.push(pageRequests());
