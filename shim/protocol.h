@@ -40,7 +40,7 @@ struct uiommu_hello {
 	uint64_t inode;       /* of the socket: names the open file (HELLO_OPEN, HELLO_ADOPT) */
 	uint32_t pid;
 	uint32_t flags;       /* of open(2) */
-	uint32_t token;
+	uint32_t token;       /* of the file (HELLO_ADOPT); the thread that speaks (HELLO_CONTROL) or that `path` is about (HELLO_OPEN) */
 	uint32_t path_length; /* bytes that follow */
 };
 
