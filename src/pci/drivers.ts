@@ -25,6 +25,13 @@ export interface PciDriver {
   probe(member: PciFunction): Task<void>;
   /** Lets go of it; waits until nobody uses it. Cannot fail. */
   remove(member: PciFunction): Task<void>;
+  /** What a driver that can turn virtual functions of its functions on says of that. */
+  readonly virtualFunctions?: {
+    /** Asked before they are turned on or off; ENOENT if the driver does not do that now. */
+    permit(physical: PciFunction): void;
+    /** The only driver that they may have (their `driver_override`), if there is one. */
+    readonly override?: string;
+  };
 }
 
 /** Who must agree before a driver uses the kernel's DMA API for a function. */
@@ -39,6 +46,8 @@ export interface KernelDma {
 export class PciDrivers {
   /** Without it, everybody may use DMA. */
   kernelDma: KernelDma | undefined;
+  /** Turns the virtual functions of one off, before its driver lets go of it. Cannot fail. */
+  turnOff: ((physical: PciFunction) => Task<void>) | undefined;
   private readonly system: System;
   private readonly host: PciHost;
   private readonly registered = new Map<string, PciDriver>();
@@ -89,6 +98,7 @@ export class PciDrivers {
     if (driver === undefined) return;
     member.isLeavingDriver = true;
     this.changed(member);
+    if (this.turnOff !== undefined) yield* this.turnOff(member);
     yield* driver.remove(member);
     yield* this.endDma(member, driver);
     member.driver = undefined;
@@ -138,6 +148,17 @@ export class PciDrivers {
     }
   }
 
+  /** A function appeared: the first driver that matches is bound, if it will have it. */
+  *bindNew(member: PciFunction): Task<void> {
+    const driver = this.all.find((one) => isFor(one, member));
+    if (driver === undefined) return;
+    try {
+      yield* this.bind(member, driver);
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+    }
+  }
+
   private *beginDma(member: PciFunction, driver: PciDriver): Task<void> {
     if (!driver.managesDma && this.kernelDma !== undefined) yield* this.kernelDma.begin(member);
   }
@@ -157,8 +178,9 @@ export class PciDrivers {
   }
 }
 
-/** By `driver_override` alone, where it says something. */
+/** By `driver_override` alone, where it says something. Virtual functions may be kept from all others. */
 function isFor(driver: PciDriver, member: PciFunction): boolean {
-  const { driverOverride } = member;
+  const { driverOverride, virtual } = member;
+  if (driverOverride === undefined && virtual?.of.bindsDrivers === false) return false;
   return driverOverride === undefined ? (driver.matches?.(member) ?? false) : driverOverride === driver.name;
 }
