@@ -38,9 +38,9 @@ struct uiommu_hello {
 	uint64_t key[2];      /* proves that the host started this program: from its environment */
 	uint64_t cookie[2];   /* names the address space */
 	uint64_t inode;       /* of the socket: names the open file (HELLO_OPEN, HELLO_ADOPT) */
-	uint32_t pid;
+	uint32_t pid;         /* as the program knows it */
 	uint32_t flags;       /* of open(2) */
-	uint32_t token;
+	uint32_t token;       /* of the reply (HELLO_ADOPT); the socket's descriptor (HELLO_PRIMARY), which tells the process */
 	uint32_t path_length; /* bytes that follow */
 };
 

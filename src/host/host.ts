@@ -23,6 +23,7 @@ import { type Arrival, Connection } from "./connection.ts";
 import { makePrivateDirectory } from "./directory.ts";
 import { EventFds } from "./event-fds.ts";
 import { type Description, O_ACCMODE, O_RDONLY, O_RDWR, OpenFile, TextFile } from "./open-file.ts";
+import { processOf } from "./process-of.ts";
 import * as wire from "./protocol.ts";
 import { Replies } from "./replies.ts";
 import { Requests } from "./requests.ts";
@@ -259,9 +260,10 @@ export class Host {
     const cookie = Buffer.from(hello.cookie).toString("hex");
     const client = this.clients.get(cookie);
     if (hello.kind === wire.HELLO_PRIMARY) {
-      if (client !== undefined) return -1;
+      const pid = processOf(hello.pid, hello.token, hello.inode);
+      if (client !== undefined || pid === undefined) return -1;
       connection.isPrimary = true;
-      connection.client = this.newClient(cookie, hello.pid);
+      connection.client = this.newClient(cookie, pid);
       this.replies.send(connection, 0);
       return size;
     }

@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { ToyHost, testProgram } from "./clients.test-support.ts";
 
@@ -21,6 +22,19 @@ test.each([
   expect(lines.filter((line) => !line.startsWith("ok "))).toEqual([]);
   expect({ code, stderr, count: lines.length }).toEqual({ code: 0, stderr: "", count });
 });
+
+const namespace = ["-Upf", "--map-root-user"];
+test.skipIf(spawnSync("unshare", [...namespace, "true"]).status !== 0)(
+  "a process in a PID namespace of its own",
+  async () => {
+    const { code, stdout } = await served.client("unshare", [...namespace, testProgram("client"), "wild"]);
+    expect({ code, wrong: stdout.split("\n").filter((line) => line.startsWith("FAIL")) }).toEqual({
+      code: 0,
+      wrong: [],
+    });
+    expect(stdout).toContain("ok a buffer named in a struct");
+  },
+);
 
 test("a process sees which files of ours another one has", async () => {
   const script = "exec 5<>/dev/toy/echo; readlink /proc/$$/fd/5; find /proc/$$/fd/5 -printf '%l\\n'";
