@@ -29,6 +29,12 @@ enum uiommu_hello_kind {
 	HELLO_OPEN = 3,    /* a file connection: open `path` */
 	HELLO_ADOPT = 4,   /* a file connection: the file that a reply told with `token` */
 	HELLO_KEEPER = 5,  /* the host closes it when nobody needs the address space any more */
+	HELLO_BLIND = 6,   /* program `path` is about to start, without the shim; `flags` is an enum uiommu_blindness */
+};
+
+enum uiommu_blindness {
+	BLIND_STATIC = 0,     /* statically linked */
+	BLIND_PRIVILEGED = 1, /* setuid or setgid: the system leaves LD_PRELOAD out */
 };
 
 struct uiommu_hello {

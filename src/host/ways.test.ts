@@ -1,6 +1,7 @@
 import { spawnSync } from "node:child_process";
+import { basename, dirname } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { ToyHost, testProgram } from "./clients.test-support.ts";
+import { ToyHost, testProgram, testShim } from "./clients.test-support.ts";
 
 let served: ToyHost;
 
@@ -21,6 +22,20 @@ test.each([
   const lines = stdout.trimEnd().split("\n");
   expect(lines.filter((line) => !line.startsWith("ok "))).toEqual([]);
   expect({ code, stderr, count: lines.length }).toEqual({ code: 0, stderr: "", count });
+});
+
+test("a program into which the shim cannot be loaded is told of when it starts", async () => {
+  const told: string[] = [];
+  const blind = new ToyHost(testShim(), { onBlind: (program, why) => told.push(`${program} ${why}`) });
+  await blind.host.listen();
+  const program = testProgram("ways", "-static");
+  await blind.client("sh", [
+    "-c",
+    `${program}; env ${program}; cd /; PATH=${dirname(program)}:$PATH env ${basename(program)}`,
+  ]);
+  expect(told).toEqual(Array(3).fill(`${program} static`));
+  expect(blind.host.wasUsed).toBe(false);
+  await blind.host.close();
 });
 
 const namespace = ["-Upf", "--map-root-user"];
