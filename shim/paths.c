@@ -135,8 +135,8 @@ static bool walk(const char *path, char *out)
 
 long fd_path(int fd, char *buffer)
 {
-	char name[32] = "/proc/self/fd/";
-	char *digit = name + sizeof("/proc/self/fd/") - 1;
+	char name[40] = "/proc/thread-self/fd/"; /* the process's own ends with its first thread */
+	char *digit = name + sizeof("/proc/thread-self/fd/") - 1;
 	unsigned divisor = 1;
 	while ((unsigned)fd / divisor >= 10)
 		divisor *= 10;

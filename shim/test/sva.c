@@ -342,6 +342,9 @@ static void waiting(void)
 	say("a wait of 49 days ends with its job", ioctl(queue, WAIT, &days) == 0 && days.status == DONE);
 	struct stat status;
 	say("it is a character device", fstat(queue, &status) == 0 && S_ISCHR(status.st_mode));
+	int reader = open("/dev/copy_engine-1", O_RDONLY);
+	say("opened for reading it is mapped for reading", mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, reader, PAGE) == MAP_FAILED && errno == EACCES &&
+		mmap(NULL, PAGE, PROT_READ, MAP_SHARED, reader, PAGE) != MAP_FAILED);
 }
 
 static int write_name(const char *path)
@@ -371,6 +374,32 @@ static void removal(void)
 	int again = open_queue(0);
 	say("and in use", copy(again, p, p + PAGE, 8) == DONE);
 	say("the old file is of no use for ever", ioctl(queue, START_Q) == -1 && errno == ENXIO);
+}
+
+/* What a process shares is there as long as any of its threads, also when the first one has ended. */
+static int first_queue;
+static void *survivor(void *unused)
+{
+	char path[PAGE];
+	while (readlink("/proc/self/exe", path, sizeof(path)) > 0)
+		usleep(1000);
+	char *p = pages(2);
+	strcpy(p, "alive");
+	say("a queue of the thread that ended", copy(first_queue, p, p + PAGE, 8) == DONE && strcmp(p + PAGE, "alive") == 0);
+	munmap(p, PAGE);
+	say("and a change of mappings", copy(first_queue, p, p + PAGE, 8) == READ_FAULT);
+	int queue = open_queue(1);
+	say("a queue that is opened now", queue >= 0 && copy(queue, p + PAGE, p + PAGE + 8, 8) == DONE);
+	fflush(stdout);
+	exit(0);
+	return unused;
+}
+static void leader(void)
+{
+	pthread_t thread;
+	first_queue = open_queue(0);
+	pthread_create(&thread, NULL, survivor, NULL);
+	pthread_exit(NULL);
 }
 
 static double seconds(void)
@@ -415,6 +444,7 @@ int main(int count, char **arguments)
 	else if (strcmp(what, "doorbell") == 0) doorbell();
 	else if (strcmp(what, "waiting") == 0) waiting();
 	else if (strcmp(what, "removal") == 0) removal();
+	else if (strcmp(what, "leader") == 0) leader();
 	else if (strcmp(what, "speed") == 0) speed();
 	else return 2;
 	return 0;

@@ -17,7 +17,7 @@
  * Who looks at pages without pinning them gets frames of their own ({@link MirroredPages}), and hears of every change that
  * the shim tells of ({@link ClientAddressSpace.changing}) before the program makes it.
  */
-import { closeSync, openSync, readdirSync, readSync, statSync, writeSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readFileSync, readSync, statSync, writeSync } from "node:fs";
 import {
   type AddressSpace,
   type FrameBacking,
@@ -33,6 +33,7 @@ import {
 } from "../memory/index.ts";
 import { EFAULT, refuse } from "../runtime/index.ts";
 import { SavedPages } from "./backings.ts";
+import { livingThread } from "./living-thread.ts";
 import { MirroredPages, mirroredRange } from "./mirrored-pages.ts";
 import { PinnedPages } from "./pinned-pages.ts";
 import { keyOfFile, type SharedFiles } from "./shared-files.ts";
@@ -85,10 +86,20 @@ export class ClientAddressSpace implements AddressSpace {
       memory,
     );
     try {
-      this.file = openSync(`/proc/${pid}/mem`, "r+");
+      this.file = openSync(`${livingThread(pid)}/mem`, "r+");
     } catch {
       // Gone already, or not ours to read: every access is EFAULT.
     }
+  }
+
+  get mlockedPages(): number {
+    let status: string;
+    try {
+      status = readFileSync(`/proc/${this.pid}/status`, "latin1");
+    } catch {
+      return 0; // the process is gone
+    }
+    return (Number(/^VmLck:\s*(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024) / PAGE_SIZE;
   }
 
   /** The process is gone, or has become another program. Pinned frames stay. */
@@ -96,7 +107,7 @@ export class ClientAddressSpace implements AddressSpace {
     this.alive = false;
     this.notifiers.release();
     this.mirrored.drop(0, USER_END / PAGE_SIZE);
-    this.vmas.forget();
+    this.vmas.close();
     this.closeIfUnused();
   }
 
@@ -337,7 +348,8 @@ export class ClientAddressSpace implements AddressSpace {
     const range = `${vma.start.toString(16)}-${vma.end.toString(16)}`;
     const candidates = [`/proc/${this.pid}/map_files/${range}`, vma.path];
     try {
-      candidates.push(...readdirSync(`/proc/${this.pid}/fd`).map((fd) => `/proc/${this.pid}/fd/${fd}`));
+      const directory = `${livingThread(this.pid)}/fd`;
+      candidates.push(...readdirSync(directory).map((fd) => `${directory}/${fd}`));
     } catch {
       // gone
     }

@@ -1,5 +1,5 @@
 import type { File, FileNode, Process } from "../memory/index.ts";
-import { EBADF, EFBIG, EINVAL, ENOTTY, ESPIPE, refuse, type Task } from "../runtime/index.ts";
+import { EACCES, EBADF, EFBIG, EINVAL, ENOTTY, ESPIPE, refuse, type Task } from "../runtime/index.ts";
 import type { Connection } from "./connection.ts";
 
 export const O_ACCMODE = 3;
@@ -70,6 +70,13 @@ export class OpenFile {
     const count = yield* file.read(process, position ?? this.position, into);
     if (position === undefined && file.hasPosition) this.position += count;
     return count;
+  }
+
+  /** EACCES unless it was opened such that it may be mapped; `writes`: what is stored there goes to the file. */
+  checkMappable(writes: boolean): void {
+    const access = this.description.flags & O_ACCMODE;
+    if (access === O_WRONLY) refuse(EACCES, () => `${this.file.label} is open for writing only`);
+    if (writes && access === O_RDONLY) refuse(EACCES, () => `${this.file.label} is open for reading only`);
   }
 
   *write(process: Process, position: number | undefined, from: Uint8Array): Task<number> {

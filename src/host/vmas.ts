@@ -1,5 +1,6 @@
-import { readFileSync } from "node:fs";
+import { closeSync, openSync, readSync } from "node:fs";
 import { PAGE_SIZE } from "../memory/index.ts";
+import { livingThread } from "./living-thread.ts";
 
 /** One mapping of a process, as /proc/PID/maps shows it. `end` is exclusive. */
 export interface Vma {
@@ -61,17 +62,35 @@ export function isSpecial(vma: Vma): boolean {
 
 /**
  * The mappings of a process, remembered. /proc/PID/mem ignores page protections, so they are looked up here. "Allowed"
- * is answered from memory until {@link forget}; "not allowed" only after looking again.
+ * is answered from memory until {@link forget}; "not allowed" only after looking again. The open file stands for the address
+ * space that the process had then, whatever program it runs later.
  */
 export class Vmas {
-  private readonly path: string;
+  private readonly pid: number;
+  private file: number | undefined;
   private vmas: readonly Vma[] | undefined;
   private loadedAt = 0;
   /** The mapping that the last access was in. */
   private last: Vma = nowhere;
 
   constructor(pid: number) {
-    this.path = `/proc/${pid}/maps`;
+    this.pid = pid;
+    this.open();
+  }
+
+  /** Nothing is mapped from now on. */
+  close(): void {
+    if (this.file !== undefined) closeSync(this.file);
+    this.file = undefined;
+    this.forget();
+  }
+
+  private open(): void {
+    try {
+      this.file = openSync(`${livingThread(this.pid)}/maps`, "r");
+    } catch {
+      // Gone already, or not ours to read: nothing is mapped.
+    }
   }
 
   /** The program may have changed its mappings. */
@@ -106,11 +125,35 @@ export class Vmas {
   }
 
   private load(): readonly Vma[] {
+    const mappings = this.read();
+    if (mappings !== undefined) return mappings;
+    // The thread has ended whose file it was; another one may go on.
+    this.close();
+    this.open();
+    return this.read() ?? [];
+  }
+
+  /** Undefined: the file cannot be read any more. */
+  private read(): readonly Vma[] | undefined {
+    if (this.file === undefined) return [];
     try {
-      return parseMaps(readFileSync(this.path, "latin1"));
+      return parseMaps(readText(this.file));
     } catch {
-      return []; // the process is gone
+      return undefined;
     }
+  }
+}
+
+/** What files are read into; grows with the longest. */
+let text = Buffer.allocUnsafe(65536);
+
+/** All of a file that the kernel writes as it is read. */
+function readText(file: number): string {
+  for (let length = 0; ; ) {
+    if (length === text.length) text = Buffer.concat([text, Buffer.allocUnsafe(length)]);
+    const size = readSync(file, text, length, text.length - length, length);
+    if (size === 0) return text.toString("latin1", 0, length);
+    length += size;
   }
 }
 
