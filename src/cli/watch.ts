@@ -1,6 +1,6 @@
 import { closeSync, openSync, writeSync } from "node:fs";
 import { type ClientCall, callName, explainCall, explainFault, traceLine } from "../inspect/index.ts";
-import { CommandError, type Terminal } from "./terminal.ts";
+import { CommandError, reasonOf, type Terminal } from "./terminal.ts";
 
 /** Trace lines are written in pieces of about this many characters. */
 const TRACE_PIECE = 65536;
@@ -24,7 +24,7 @@ export class Watch {
     this.terminal = terminal;
     this.explains = options.explain ?? false;
     this.verbose = options.verbose ?? false;
-    this.trace = options.trace === undefined ? undefined : new TraceFile(options.trace);
+    this.trace = options.trace === undefined ? undefined : new TraceFile(options.trace, (text) => this.say(text));
   }
 
   /** True if calls have to be told at all: telling costs their decoding. */
@@ -73,18 +73,25 @@ export function count(number: number, noun: string): string {
 }
 
 class TraceFile {
+  private readonly file: string;
+  private readonly say: (text: string) => void;
   private readonly descriptor: number;
   private piece = "";
+  private isCut = false;
 
-  constructor(file: string) {
+  /** `say` is told once if the trace cannot be written to its end. */
+  constructor(file: string, say: (text: string) => void) {
+    this.file = file;
+    this.say = say;
     try {
       this.descriptor = openSync(file, "w");
     } catch (error) {
-      throw new CommandError(`cannot write the trace ${file}: ${(error as NodeJS.ErrnoException).code}`);
+      throw new CommandError(`cannot write the trace ${file}: ${reasonOf(error as NodeJS.ErrnoException)}`);
     }
   }
 
   add(line: string): void {
+    if (this.isCut) return;
     this.piece += `${line}\n`;
     if (this.piece.length >= TRACE_PIECE) this.write();
   }
@@ -96,7 +103,12 @@ class TraceFile {
 
   private write(): void {
     const bytes = Buffer.from(this.piece);
-    for (let at = 0; at < bytes.length; ) at += writeSync(this.descriptor, bytes, at);
     this.piece = "";
+    try {
+      for (let at = 0; at < bytes.length; ) at += writeSync(this.descriptor, bytes, at);
+    } catch (error) {
+      this.isCut = true;
+      this.say(`the trace ${this.file} is cut off: ${reasonOf(error as NodeJS.ErrnoException)}`);
+    }
   }
 }

@@ -17,7 +17,7 @@
  * Who looks at pages without pinning them gets frames of their own ({@link MirroredPages}), and hears of every change that
  * the shim tells of ({@link ClientAddressSpace.changing}) before the program makes it.
  */
-import { closeSync, openSync, readdirSync, readSync, statSync, writeSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readFileSync, readSync, statSync, writeSync } from "node:fs";
 import {
   type AddressSpace,
   type FrameBacking,
@@ -87,6 +87,16 @@ export class ClientAddressSpace implements AddressSpace {
     } catch {
       // Gone already, or not ours to read: every access is EFAULT.
     }
+  }
+
+  get mlockedPages(): number {
+    let status: string;
+    try {
+      status = readFileSync(`/proc/${this.pid}/status`, "latin1");
+    } catch {
+      return 0; // the process is gone
+    }
+    return (Number(/^VmLck:\s*(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024) / PAGE_SIZE;
   }
 
   /** The process is gone, or has become another program. Pinned frames stay. */
