@@ -345,6 +345,7 @@ export class Host {
   private open(connection: Connection, client: ClientProcess, inode: number, path: string, flags: number): void {
     const node = this.served.files.nodes.get(path);
     if (node?.kind === "text" && (flags & O_ACCMODE) === O_RDONLY) {
+      this.tree.renew(path);
       this.replies.send(connection, 0, 0, wire.REPLY_TEXT);
       return;
     }
