@@ -185,7 +185,7 @@ void scan_descriptors(void)
 	} *entry;
 	char buffer[4096] __attribute__((aligned(8)));
 	char path[PATH_SIZE];
-	long directory = raw(SYS_openat, AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+	long directory = raw(SYS_openat, AT_FDCWD, "/proc/thread-self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
 	if (directory < 0)
 		return;
 	for (long size; (size = raw(SYS_getdents64, directory, buffer, sizeof(buffer))) > 0;) {

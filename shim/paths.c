@@ -10,8 +10,8 @@
  * added where they are listed.
  *
  * Before a prefix is reached a path is taken apart here, "." and ".." by
- * spelling; behind it nothing is touched. Paths that do not begin with /dev or
- * /sys never come here.
+ * spelling; behind it the kernel does it, unless ".." leads out of our tree.
+ * Paths that do not begin with /dev or /sys never come here.
  */
 #include "shim.h"
 
@@ -80,12 +80,13 @@ const char *added_name(const char *path, size_t *cursor, size_t *length)
 	return NULL;
 }
 
-static bool has_dot_dot(const char *path)
+/* The first ".." of an absolute path, or of what is left of one. */
+static const char *dot_dot(const char *path)
 {
-	for (; (path = strstr(path, "..")) != NULL; path += 2)
-		if (path[2] == '/' || path[2] == '\0')
-			return true;
-	return false;
+	for (; (path = strstr(path, "/..")) != NULL; path += 3)
+		if (path[3] == '/' || path[3] == '\0')
+			return path + 1;
+	return NULL;
 }
 
 /*
@@ -114,7 +115,7 @@ static bool walk(const char *path, char *out)
 			continue;
 		}
 		if ((size_t)(end - out) + size + strlen(path) + 4 > PATH_SIZE)
-			return false;
+			break;
 		*end = '/';
 		memcpy(end + 1, path, size);
 		end += size + 1;
@@ -122,7 +123,7 @@ static bool walk(const char *path, char *out)
 		enum relation relation = relation_of(start, (size_t)(end - start));
 		if (relation == ABOVE)
 			continue;
-		if (relation == OWNED || !has_dot_dot(path)) {
+		if (relation == OWNED || dot_dot(path) == NULL) {
 			strcpy(end, path);
 			return relation == OWNED;
 		}
@@ -134,8 +135,8 @@ static bool walk(const char *path, char *out)
 
 long fd_path(int fd, char *buffer)
 {
-	char name[32] = "/proc/self/fd/";
-	char *digit = name + sizeof("/proc/self/fd/") - 1;
+	char name[40] = "/proc/thread-self/fd/"; /* the process's own ends with its first thread */
+	char *digit = name + sizeof("/proc/thread-self/fd/") - 1;
 	unsigned divisor = 1;
 	while ((unsigned)fd / divisor >= 10)
 		divisor *= 10;
@@ -172,49 +173,55 @@ static enum fd_kind base_of(int dirfd, char *buffer)
 	return kind;
 }
 
-/* Takes "." and ".." out of an absolute path, by spelling. */
-static void spell(char *path)
+/*
+ * Takes ".." out of an absolute path: what is above a directory of our tree is above what links lead to, as libpci has it
+ * with /sys/bus/pci/devices/0000:00:01.0/../../../kernel/iommu_groups/0. False if what is before a ".." is not there.
+ */
+static bool climb(char *path)
 {
-	char *end = path;
-	for (const char *part = path; *part != '\0';) {
-		while (*part == '/')
-			part++;
-		size_t size = (size_t)(strchrnul(part, '/') - part);
-		if (size == 2 && part[0] == '.' && part[1] == '.') {
-			while (end > path && *--end != '/')
-				;
-		} else if (size > 0 && !(size == 1 && part[0] == '.')) {
-			*end = '/';
-			memmove(end + 1, part, size);
-			end += size + 1;
+	char inside[PATH_SIZE], rest[PATH_SIZE];
+	for (const char *dots; (dots = dot_dot(path)) != NULL;) {
+		strcpy(rest, dots + 2);
+		path[dots - path] = '\0';
+		bool owned = walk(path, inside);
+		strcpy(path, inside + place.root_length);
+		if (owned) {
+			long fd = raw(SYS_openat, AT_FDCWD, inside, O_PATH | O_CLOEXEC, 0);
+			if (RAW_ERROR(fd))
+				return false;
+			long length = fd_path((int)fd, inside);
+			raw(SYS_close, fd);
+			if (length < 0)
+				return false;
+			strcpy(path, visible(inside) == NULL ? inside : visible(inside));
 		}
-		part += size;
+		size_t end = strlen(path);
+		while (end > 0 && path[end - 1] == '/')
+			end--;
+		while (end > 0 && path[--end] != '/')
+			;
+		if (end + strlen(rest) + 2 > PATH_SIZE)
+			return false;
+		strcpy(path + end, *rest == '\0' && end == 0 ? "/" : rest);
 	}
-	*end = '\0';
-	if (end == path)
-		strcpy(path, "/");
+	return true;
 }
 
 /* An absolute path, as the program means it; `path` and `dirfd` are what the kernel knows it by inside our tree. */
 static bool locate_absolute(struct located *at, const char *whole, int dirfd, const char *path)
 {
-	char spelled[PATH_SIZE];
+	char climbed[PATH_SIZE], inside[PATH_SIZE];
 	if (!walk(whole, at->buffer))
 		return false;
 	at->ours = true;
 	at->dirfd = dirfd;
 	at->path = path == NULL ? at->buffer : path;
-	if (likely(!has_dot_dot(whole)))
-		return true;
-	strcpy(spelled, whole);
-	spell(spelled);
-	char inside[PATH_SIZE];
-	if (walk(spelled, inside))
+	if (likely(dot_dot(whole) == NULL) || !climb(strcpy(climbed, whole)) || walk(climbed, inside))
 		return true;
 	/* ".." leads out of our tree, where the kernel would stay in DIR/root. */
 	at->ours = false;
 	at->dirfd = AT_FDCWD;
-	at->path = strcpy(at->buffer, spelled);
+	at->path = strcpy(at->buffer, climbed);
 	return true;
 }
 

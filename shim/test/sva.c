@@ -147,6 +147,9 @@ static void changes(void)
 	munmap(p + 5 * PAGE, PAGE);
 	syscall(SYS_mprotect, p + 6 * PAGE, PAGE, PROT_READ);
 	say("syscall(2) is seen", copy(queue, out, p + 6 * PAGE, 8) == WRITE_FAULT);
+	top = (char *)syscall(SYS_brk, 0);
+	say("the heap grows by it", (char *)syscall(SYS_brk, top + PAGE) == top + PAGE && copy(queue, out, top, 8) == DONE);
+	say("and shrinks", (char *)syscall(SYS_brk, top) == top && copy(queue, out, top, 8) == WRITE_FAULT);
 	close(queue);
 	queue = open_queue(1);
 	say("another device after the first is closed", copy(queue, c, c + PAGE, 8) == DONE);
@@ -178,7 +181,6 @@ static void unseen(void)
 	say("(it is mapped)", hole == MAP_FAILED);
 	char *volatile gone = chunk;
 	free(chunk);
-	usleep(20000);
 	say("after free its pages are not read", copy(queue, gone, out, 8) == READ_FAULT);
 	say("and not written", copy(queue, out, gone, 8) == WRITE_FAULT);
 
@@ -186,17 +188,21 @@ static void unseen(void)
 	memset(p, 1, 4 * PAGE);
 	copy(queue, p, p + PAGE, PAGE);
 	raw3(SYS_munmap, (long)p, 2 * PAGE, 0);
-	usleep(20000);
 	say("a system call of the program's own: not read", copy(queue, p, out, 8) == READ_FAULT);
 	say("not written", copy(queue, out, p + PAGE, 8) == WRITE_FAULT);
 	char *again = mmap(p, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 	again[0] = 9;
-	usleep(20000);
 	say("what is mapped there later is what the device reads", copy(queue, again, out, 8) == DONE && out[0] == 9);
-	copy(queue, out, p + 2 * PAGE, 8);
-	raw3(SYS_mprotect, (long)(p + 2 * PAGE), PAGE, PROT_READ);
-	usleep(20000);
-	say("protected, and not written", copy(queue, out, p + 2 * PAGE, 8) == WRITE_FAULT);
+	int written = 0;
+	for (int round = 0; round < 50; round++) {
+		if (copy(queue, out, p + 2 * PAGE, 8) != DONE)
+			written = 1;
+		raw3(SYS_mprotect, (long)(p + 2 * PAGE), PAGE, PROT_READ);
+		if (copy(queue, out, p + 2 * PAGE, 8) != WRITE_FAULT)
+			written = 1;
+		raw3(SYS_mprotect, (long)(p + 2 * PAGE), PAGE, PROT_READ | PROT_WRITE);
+	}
+	say("written exactly while it is writable", !written);
 }
 
 static int failures;
@@ -342,6 +348,9 @@ static void waiting(void)
 	say("a wait of 49 days ends with its job", ioctl(queue, WAIT, &days) == 0 && days.status == DONE);
 	struct stat status;
 	say("it is a character device", fstat(queue, &status) == 0 && S_ISCHR(status.st_mode));
+	int reader = open("/dev/copy_engine-1", O_RDONLY);
+	say("opened for reading it is mapped for reading", mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, reader, PAGE) == MAP_FAILED && errno == EACCES &&
+		mmap(NULL, PAGE, PROT_READ, MAP_SHARED, reader, PAGE) != MAP_FAILED);
 }
 
 static int write_name(const char *path)
@@ -371,6 +380,32 @@ static void removal(void)
 	int again = open_queue(0);
 	say("and in use", copy(again, p, p + PAGE, 8) == DONE);
 	say("the old file is of no use for ever", ioctl(queue, START_Q) == -1 && errno == ENXIO);
+}
+
+/* What a process shares is there as long as any of its threads, also when the first one has ended. */
+static int first_queue;
+static void *survivor(void *unused)
+{
+	char path[PAGE];
+	while (readlink("/proc/self/exe", path, sizeof(path)) > 0)
+		usleep(1000);
+	char *p = pages(2);
+	strcpy(p, "alive");
+	say("a queue of the thread that ended", copy(first_queue, p, p + PAGE, 8) == DONE && strcmp(p + PAGE, "alive") == 0);
+	munmap(p, PAGE);
+	say("and a change of mappings", copy(first_queue, p, p + PAGE, 8) == READ_FAULT);
+	int queue = open_queue(1);
+	say("a queue that is opened now", queue >= 0 && copy(queue, p + PAGE, p + PAGE + 8, 8) == DONE);
+	fflush(stdout);
+	exit(0);
+	return unused;
+}
+static void leader(void)
+{
+	pthread_t thread;
+	first_queue = open_queue(0);
+	pthread_create(&thread, NULL, survivor, NULL);
+	pthread_exit(NULL);
 }
 
 static double seconds(void)
@@ -415,6 +450,7 @@ int main(int count, char **arguments)
 	else if (strcmp(what, "doorbell") == 0) doorbell();
 	else if (strcmp(what, "waiting") == 0) waiting();
 	else if (strcmp(what, "removal") == 0) removal();
+	else if (strcmp(what, "leader") == 0) leader();
 	else if (strcmp(what, "speed") == 0) speed();
 	else return 2;
 	return 0;

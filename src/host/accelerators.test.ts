@@ -11,6 +11,11 @@ test("every change of a program's mappings reaches the devices that use its memo
 });
 
 test("a queue is waited for by poll and epoll", async () => {
-  expect((await served.run("waiting")).length).toBe(6);
+  expect((await served.run("waiting")).length).toBe(7);
+  await served.expectNothingLeft();
+});
+
+test("threads go on when the first one of their process has ended", async () => {
+  expect((await served.run("leader")).length).toBe(3);
   await served.expectNothingLeft();
 });

@@ -54,6 +54,20 @@ describe("tools and languages find what they would on Linux", () => {
     );
   });
 
+  test("what is above what a link leads to, by its whole path", async () => {
+    const one = "/sys/bus/toy/devices/one";
+    expect(await shell(`readlink ${one}; realpath ${one}/../../../bus/toy; cd ${one}; realpath ../../../class/.`)).toBe(
+      "../../../devices/toy0/one\n/sys/bus/toy\n/sys/class\n",
+    );
+    expect(await shell(`cat ${one}/subsystem/../../devices/toy0/one/vendor ${one}/../one/../one/vendor`)).toBe(
+      "0x1234\n0x1234\n",
+    );
+    expect(await shell(`ls -d ${one}/../../../../../tmp/. /dev/toy/../null ${one}/../../../kernel/./..`)).toBe(
+      `/dev/toy/../null\n${one}/../../../../../tmp/.\n${one}/../../../kernel/./..\n`,
+    );
+    expect(await shell(`ls ${one}/nothing/../vendor || ls ${one}/../none`)).toBe("");
+  });
+
   test("cp, tar, cat, mkdir -p, redirections", async () => {
     expect(await shell(`cp -a /dev/toy ${folder}/copy && ls -l ${folder}/copy`)).toMatch(
       /^total 0\ncrw-rw---- .* 240, 7 .* echo\n$/,

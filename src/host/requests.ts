@@ -32,6 +32,7 @@ const { offsets } = wire.Request;
 const TRANSFER_MAX = 1 << 20;
 
 const MAP_SHARED = 1;
+const PROT_WRITE = 2;
 const PROT_EXEC = 4;
 
 /** What requests need of the host. */
@@ -118,17 +119,22 @@ export class Requests {
         break;
       }
       case wire.OP_MMAP: {
+        const protection = view.getUint32(at + offsets.number, true);
         const request = {
           offset: BigInt(wire.wide(view, at + offsets.position)),
           length: BigInt(Math.ceil(argument / PAGE_SIZE) * PAGE_SIZE),
           shared: (view.getUint32(at + offsets.number + 4, true) & MAP_SHARED) !== 0,
-          executable: (view.getUint32(at + offsets.number, true) & PROT_EXEC) !== 0,
+          executable: (protection & PROT_EXEC) !== 0,
         };
+        const writes = request.shared && (protection & PROT_WRITE) !== 0;
         this.finish(
           connection,
           client,
           openFile,
-          attempt(() => this.mmap(connection, client, openFile, request)),
+          attempt(() => {
+            openFile.checkMappable(writes);
+            return this.mmap(connection, client, openFile, request);
+          }),
         );
         break;
       }
@@ -226,11 +232,16 @@ export class Requests {
   }
 
   /** The number of the window that the shim may map now. */
-  private mmap(connection: Connection, client: ClientProcess, { file }: OpenFile, request: MmapRequest): number {
+  private mmap(
+    connection: Connection,
+    client: ClientProcess,
+    { file, description }: OpenFile,
+    request: MmapRequest,
+  ): number {
     if (file.mmap === undefined) {
       // The regions of a device refuse it, what is no device has no mmap at all.
       return refuse(
-        file.hasPosition && file.read !== undefined ? EINVAL : ENODEV,
+        file.hasPosition && file.read !== undefined && description.kind !== wire.FILE_TEXT ? EINVAL : ENODEV,
         () => `${file.label} cannot be mapped`,
       );
     }

@@ -1,5 +1,6 @@
-import { readFileSync } from "node:fs";
+import { closeSync, openSync, readSync } from "node:fs";
 import { PAGE_SIZE } from "../memory/index.ts";
+import { livingThread } from "./living-thread.ts";
 
 /** One mapping of a process, as /proc/PID/maps shows it. `end` is exclusive. */
 export interface Vma {
@@ -61,17 +62,40 @@ export function isSpecial(vma: Vma): boolean {
 
 /**
  * The mappings of a process, remembered. /proc/PID/mem ignores page protections, so they are looked up here. "Allowed"
- * is answered from memory until {@link forget}; "not allowed" only after looking again.
+ * is answered from memory until {@link forget}; "not allowed" only after looking again. The open file stands for the address
+ * space that the process had then, whatever program it runs later.
  */
 export class Vmas {
-  private readonly path: string;
+  private readonly pid: number;
+  private file: number | undefined;
+  /** /proc/PID/statm, if somebody asked for changes. */
+  private counts: number | undefined;
   private vmas: readonly Vma[] | undefined;
-  private loadedAt = 0;
+  /** What the kernel counted when they were read, and until when they are good: see {@link forgetIfChanged}. */
+  private counted = "";
+  private goodUntil = 0;
   /** The mapping that the last access was in. */
   private last: Vma = nowhere;
 
   constructor(pid: number) {
-    this.path = `/proc/${pid}/maps`;
+    this.pid = pid;
+    this.file = this.open("maps");
+  }
+
+  /** Nothing is mapped from now on. */
+  close(): void {
+    for (const file of [this.file, this.counts]) if (file !== undefined) closeSync(file);
+    this.file = this.counts = undefined;
+    this.forget();
+  }
+
+  /** Undefined: the process is gone already, or not ours to look at. */
+  private open(name: string): number | undefined {
+    try {
+      return openSync(`${livingThread(this.pid)}/${name}`, "r");
+    } catch {
+      return undefined;
+    }
   }
 
   /** The program may have changed its mappings. */
@@ -80,9 +104,15 @@ export class Vmas {
     this.last = nowhere;
   }
 
-  /** For those who must know of changes that nobody tells: what is remembered is at most `age` milliseconds old from here on. */
-  forgetOlderThan(age: number): void {
-    if (this.vmas !== undefined && performance.now() - this.loadedAt > age) this.forget();
+  /**
+   * For those who must know of changes that nobody tells. The kernel counts pages, writable private ones by themselves, and
+   * tells in a fifteenth of the time that the mappings take: what maps, unmaps, or makes such pages writable or not is known
+   * when this returns. What leaves the counts as they are is known after a millisecond, or ten times that of reading.
+   */
+  forgetIfChanged(): void {
+    this.counts ??= this.open("statm");
+    if (this.vmas === undefined) return;
+    if (performance.now() > this.goodUntil || this.count() !== this.counted) this.forget();
   }
 
   /** True if all bytes from `start` up to `end` (exclusive) may be read, or written. */
@@ -100,17 +130,58 @@ export class Vmas {
       const found = search(this.vmas, start, end, write);
       if (found !== undefined) return found;
     }
-    this.loadedAt = performance.now();
+    const before = performance.now();
+    this.counted = this.count();
     this.vmas = this.load();
+    const now = performance.now();
+    this.goodUntil = now + Math.max(1, 10 * (now - before));
     return search(this.vmas, start, end, write);
   }
 
   private load(): readonly Vma[] {
+    const mappings = this.read();
+    if (mappings !== undefined) return mappings;
+    // The thread has ended whose file it was; another one may go on.
+    this.close();
+    this.file = this.open("maps");
+    return this.read() ?? [];
+  }
+
+  /** All pages and the writable private ones, as text; empty if nobody asked, or the thread has ended whose file it was. */
+  private count(): string {
+    if (this.counts === undefined) return "";
     try {
-      return parseMaps(readFileSync(this.path, "latin1"));
+      const [pages, , , , , writable] = text.toString("latin1", 0, readSync(this.counts, text, 0, 128, 0)).split(" ");
+      if (pages !== "0") return `${pages} ${writable}`;
     } catch {
-      return []; // the process is gone
+      // as if it said 0
     }
+    closeSync(this.counts);
+    this.counts = undefined;
+    return "";
+  }
+
+  /** Undefined: the file cannot be read any more. */
+  private read(): readonly Vma[] | undefined {
+    if (this.file === undefined) return [];
+    try {
+      return parseMaps(readText(this.file));
+    } catch {
+      return undefined;
+    }
+  }
+}
+
+/** What files are read into; grows with the longest. */
+let text = Buffer.allocUnsafe(65536);
+
+/** All of a file that the kernel writes as it is read. */
+function readText(file: number): string {
+  for (let length = 0; ; ) {
+    if (length === text.length) text = Buffer.concat([text, Buffer.allocUnsafe(length)]);
+    const size = readSync(file, text, length, text.length - length, length);
+    if (size === 0) return text.toString("latin1", 0, length);
+    length += size;
   }
 }
 

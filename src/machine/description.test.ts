@@ -32,6 +32,7 @@ describe("a machine file", () => {
       name: "lab",
       about: "",
       memory: { base: 0x40000000, size: 2 ** 30, memlock: "inherit" },
+      doorbell: 0x8000000,
       defaultDomain: "dma",
       iommus: [
         {
@@ -69,7 +70,7 @@ describe("a machine file", () => {
           defaultDomain: undefined,
           reserved: [],
           canStall: false,
-          capabilities: { express: false, acs: false, ats: false, pri: false, pasidBits: 0 },
+          capabilities: { express: false, flr: false, acs: false, ats: false, pri: false, pasidBits: 0 },
           options: { dmaMaskBits: 28 },
         },
       ],
@@ -170,6 +171,11 @@ describe("a mistake is told with file, line and column, and with what would be r
       lab(1, 1, "not valid YAML: Unresolved alias (the anchor must be set before the alias): lab"),
     ],
     ["an unknown tag", "name: !lab x", lab(1, 7, "not valid YAML: Unresolved tag: !lab")],
+    [
+      "two machines",
+      "name: a\n---\nname: b",
+      lab(2, 1, `a second machine begins; a file has one, so no line is "---"`),
+    ],
     ["a key twice", "name: a\nabout: b\nname: c", lab(3, 1, 'the key "name" appears twice; keep one of them')],
     [
       "an unknown key, nearly known",
@@ -268,6 +274,29 @@ describe("a mistake is told with file, line and column, and with what would be r
         9,
         "memory ends at 0x13880040000000; physical addresses have 52 bits, so it must end at or below 0x10000000000000",
       ),
+    ],
+    [
+      "a doorbell in memory",
+      "doorbell: 0x40000000",
+      lab(
+        1,
+        11,
+        "the doorbell at 0x40000000-0x400fffff lies in memory (0x40000000-0x7fffffff); it must lie outside: 0x8000000 or 0xfee00000 is a usual place",
+      ),
+    ],
+    [
+      "a doorbell on registers",
+      "doorbell: 0x9000000",
+      lab(
+        1,
+        11,
+        "the doorbell at 0x9000000-0x90fffff overlaps the registers of smmu0 at 0x9050000; 0x8000000 or 0xfee00000 is a usual place",
+      ),
+    ],
+    [
+      "half a doorbell",
+      "doorbell: 0xfee80000",
+      lab(1, 11, "doorbell is 0xfee80000; it must be a multiple of 1 MiB: 0x8000000 or 0xfee00000 is a usual place"),
     ],
     [
       "a wrong limit",
@@ -450,7 +479,21 @@ describe("a mistake is told with file, line and column, and with what would be r
     [
       "stalls behind an IOMMU that has none",
       "iommus: [{ kind: virtio-iommu }]\ndevices: [{ model: edu, canStall: true }]",
-      lab(2, 35, "devices[0].canStall is true, but only an smmuv3 stalls, and viommu0 is a virtio-iommu"),
+      lab(2, 35, "devices[0].canStall is true, but only an smmuv3 stalls, and viommu0 is a virtio-iommu; leave it out"),
+    ],
+    [
+      "stalls without an IOMMU",
+      "devices: [{ model: edu, canStall: true, iommu: none }]",
+      lab(1, 35, "devices[0].canStall is true, but only an smmuv3 stalls, and the device has no IOMMU; leave it out"),
+    ],
+    [
+      "tables without the probe that tells of them",
+      "iommus: [{ kind: virtio-iommu, features: { attachTable: true, probe: false } }]",
+      lab(
+        1,
+        57,
+        'iommus[0].features.attachTable is true, but formats of tables are told by probe; "probe: true" is right',
+      ),
     ],
     [
       "an option of another model",
@@ -489,7 +532,7 @@ describe("a mistake is told with file, line and column, and with what would be r
       lab(
         1,
         1,
-        'unknown key "__proto__" in the machine; known keys: name, about, memory, defaultDomain, iommus, devices, platform',
+        'unknown key "__proto__" in the machine; known keys: name, about, memory, defaultDomain, doorbell, iommus, devices, platform',
       ),
     ],
   ])("%s", async (_what, text, message) => {
@@ -548,7 +591,7 @@ test("a virtio IOMMU has defaults of its own, and vfio-pci is bound behind it", 
 
 describe("the presets", () => {
   test("are good machines, in this order, and every one of them is a file that says the same", async () => {
-    expect(Object.keys(presets)).toEqual(["default", "two-edu", "empty", "nested", "switch", "sva", "virtio"]);
+    expect(Object.keys(presets)).toEqual(["default", "two-edu", "empty", "nested", "switch", "sva", "vmm", "virtio"]);
     for (const input of presetInputs) {
       expect(await parseMachine(writeMachine(input), "any.yaml")).toEqual(presets[input.name]);
     }

@@ -60,9 +60,9 @@ export class MachineFiles implements FileTree {
     const files = this;
     return {
       ...node,
-      write: function* (process, bytes): Task<void> {
+      write: function* (process, bytes, position): Task<void> {
         if (bytes.length === 0) return;
-        yield* write(process, bytes);
+        yield* write(process, bytes, position);
         files.refresh();
       },
     };

@@ -50,11 +50,11 @@ function makeEdu(system: System, description: EduDescription): EduDevice {
 }
 
 function capabilityList({ behind, capabilities, virtualFunctions }: DeviceDescription): Capability[] {
-  const { express: isExpress, acs, ats, pri, pasidBits } = capabilities;
+  const { express: isExpress, flr, acs, ats, pri, pasidBits } = capabilities;
   const list: Capability[] = [];
   if (isExpress) {
     const type = behind === undefined ? "integratedEndpoint" : "endpoint";
-    list.push(express({ type, functionLevelReset: virtualFunctions !== undefined }));
+    list.push(express({ type, functionLevelReset: flr || virtualFunctions !== undefined }));
   }
   if (virtualFunctions !== undefined) list.push(alternativeRouting());
   if (acs) list.push(accessControl(ISOLATING_CONTROLS));

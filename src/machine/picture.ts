@@ -203,9 +203,10 @@ function firmwareWords(description: FunctionDescription | PlatformDescription): 
 
 function capabilityWords(description: FunctionDescription): string {
   if (!("capabilities" in description)) return bridgeWords(description);
-  const { express, acs, ats, pri, pasidBits } = description.capabilities;
+  const { express, flr, acs, ats, pri, pasidBits } = description.capabilities;
   const words = [
     express ? "PCI Express" : "",
+    flr ? "FLR" : "",
     acs ? "ACS" : "",
     ats ? "ATS" : "",
     pri ? "PRI" : "",

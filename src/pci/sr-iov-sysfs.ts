@@ -5,7 +5,8 @@ import { EINVAL, EOPNOTSUPP, refuse, type Task } from "../runtime/index.ts";
 import type { PciFunction } from "./function.ts";
 import type { HotPlug } from "./hot-plug.ts";
 import type { VirtualFunctions } from "./sr-iov.ts";
-import { command, line, text } from "./sysfs-files.ts";
+import { text } from "./sysfs-files.ts";
+import { command, line } from "./sysfs-stores.ts";
 
 type Add = (name: string, node: FileNode) => void;
 

@@ -19,10 +19,10 @@ import { EADDRINUSE, Refusal, System, type Task } from "../../runtime/index.ts";
 import { VirtioIommuDriver, type VirtioIommuInstance } from "./index.ts";
 
 const PAGE = 4096;
-const PAGES = 10;
+const PAGES = 11;
 const FIRST = 0x4000_0000;
 /** Where nothing is ever mapped by us. */
-const RESERVED = { kind: "reserved", start: 0x4000_8000n, last: 0x4000_8fffn } as const;
+const RESERVED = { kind: "reserved", start: 0x4000_a000n, last: 0x4000_afffn } as const;
 
 /** What the objects say of a domain: by page, and which pages were mapped together. */
 interface Mapped {
@@ -243,7 +243,7 @@ class World {
 
   private expected({ domain }: Group, page: number, write: boolean, address: number): number | undefined {
     if (domain!.type === "identity") {
-      const isHeld = this.instance!.bypass === undefined && page === 8;
+      const isHeld = this.instance!.bypass === undefined && page === 10;
       return isHeld ? undefined : address;
     }
     for (const { first, count, physical, prot } of this.mapped.get(domain as PagingDomain) ?? []) {

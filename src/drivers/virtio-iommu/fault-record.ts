@@ -1,5 +1,5 @@
 // Runs in a browser.
-/** What an event of the device says (virtio 1.2, §5.13.6.8; reference 7.3). */
+/** What an event of the device says (virtio 1.2, §5.13.6.9; reference 7.3). */
 
 export const FAULT_BYTES = 24;
 

@@ -1,5 +1,5 @@
 // Runs in a browser.
-/** What a PROBE says of an endpoint (virtio 1.2, §5.13.6.7; reference 7.3). */
+/** What a PROBE says of an endpoint (virtio 1.2, §5.13.6.8; reference 7.3). */
 import type { ReservedRegion } from "../../iommu/index.ts";
 import { EINVAL, refuse } from "../../runtime/index.ts";
 

@@ -18,6 +18,8 @@ import {
   PAGE1,
   PRIQ_BASE,
   PRIQ_CONS,
+  PRIQ_IRQ_CFG2,
+  PRIQ_LAST_ONLY,
   PRIQ_PROD,
 } from "./registers.ts";
 import {
@@ -230,18 +232,16 @@ describe("a translation request", () => {
     expect([bench.ask(IOVA), bench.eventIds()]).toEqual(["unsupported request", [0x05]]);
   });
 
-  it("says where it went wrong in its event, and no direction", () => {
+  it("says in its event where it went wrong and what was asked for", () => {
     const bench = new AtsBench().on();
     bench.stage1(0);
     bench.ask(IOVA + 0x10, { pasid: 3 });
-    expect(bench.takeEvents()).toEqual(
-      [[0x05n + 0x800n + 0x3000n + BigInt(STREAM) * 2n ** 32n, 0n, BigInt(IOVA), 0n]].map(([word0, word1, , word3]) => [
-        word0,
-        word1,
-        BigInt(IOVA + 0x10),
-        word3,
-      ]),
-    );
+    bench.ask(IOVA, { noWrite: true });
+    const stream = BigInt(STREAM) * 2n ** 32n;
+    expect(bench.takeEvents()).toEqual([
+      [stream + 0x3805n, 0xc000_0001n, BigInt(IOVA), 0n],
+      [stream + 0x05n, 0x8000_0001n, BigInt(IOVA), 0n],
+    ]);
   });
 
   it("is not understood without ATS", () => {
@@ -292,6 +292,18 @@ describe("a translated request", () => {
     ]);
   });
 
+  it("beyond the address size is aborted: silently as a physical address, with an event as an intermediate one", () => {
+    const [full, split] = [1, 2].map((eats) => {
+      const bench = new AtsBench().on();
+      bench.nested(eats);
+      return bench;
+    });
+    expect([full.readTranslated(2 ** 50), full.eventIds()]).toEqual([undefined, []]);
+    expect(split.readTranslated(2 ** 50)).toBeUndefined();
+    const [[word0, word1, input]] = split.takeEvents();
+    expect([word0 % 256n, word1, input]).toEqual([0x11n, 0x208_0000_0000n, 2n ** 50n]);
+  });
+
   it("goes to as many pages as stage 2 has for it", () => {
     const bench = new AtsBench().on();
     const stage2 = bench.stage2Table();
@@ -337,6 +349,13 @@ describe("CMD_ATC_INV", () => {
       { requester: STREAM, pasid: undefined, span: undefined },
     ]);
     expect(bench.smmu.read32(CMDQ_CONS)).toBe(4);
+  });
+
+  it("is for every PASID if it is global, which it can be with a PASID only", () => {
+    const bench = new AtsBench().on();
+    const [word0, word1] = invalidate(0n, 52n, 7n);
+    bench.commands([word0 + 2n ** 9n, word1], [invalidate(0n, 52n)[0] + 2n ** 9n, word1], SYNC);
+    expect(bench.invalidations.map(({ pasid }) => pasid)).toEqual([undefined, undefined]);
   });
 
   it("delays the CMD_SYNC behind it until the device has answered", () => {
@@ -406,6 +425,20 @@ describe("page requests", () => {
     expect([bench.smmu.read32(PAGE1 + PRIQ_PROD), bench.responses]).toEqual([2, []]);
   });
 
+  it("interrupts for the last ones of groups, lost or not, where LO asks for it", () => {
+    const bench = new AtsBench();
+    bench.smmu.write32(IRQ_CTRL, 0);
+    bench.smmu.write32(PRIQ_IRQ_CFG2, PRIQ_LAST_ONLY);
+    bench.smmu.write32(IRQ_CTRL, 7);
+    bench.on();
+    const interrupts = [false, true, true, false, true, false].map((last) => {
+      const before = bench.interrupts.length;
+      send(bench, { last });
+      return bench.interrupts.length - before;
+    });
+    expect(interrupts).toEqual([0, 1, 1, 0, 1, 0]);
+  });
+
   it("overflow: further ones are lost, and the last of a group is answered so that the device tries again", () => {
     const bench = new AtsBench().on();
     for (let index = 0; index < 4; index++) send(bench, { group: index });
@@ -413,7 +446,7 @@ describe("page requests", () => {
     send(bench, { group: 4, pasid: 9 });
     expect(bench.smmu.read32(PAGE1 + PRIQ_PROD)).toBe(2 ** 31 + 4);
     expect(bench.responses).toEqual([{ pasid: 9, group: 4, status: "success" }]);
-    expect(bench.interrupts).toEqual(["pri", "pri"]);
+    expect(bench.interrupts).toEqual(["pri"]);
     // Room alone is not enough: the overflow must be acknowledged.
     bench.smmu.write32(PAGE1 + PRIQ_CONS, 4);
     send(bench, { group: 6 });

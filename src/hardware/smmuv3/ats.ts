@@ -14,6 +14,7 @@ import type { FaultReporter } from "./fault-reporter.ts";
 import {
   C_BAD_STE,
   CLASS_IN,
+  F_ADDR_SIZE,
   F_BAD_ATS_TREQ,
   F_TRANSL_FORBIDDEN,
   type Fault,
@@ -109,7 +110,11 @@ export class AtsResponder {
     if (ste.abort) return refuse(() => `${ste.label}: Config (bits 3:1) is abort`, SILENT_ABORT);
     const eats = this.effectiveEats(ste);
     if (eats === 0) return refuse(() => this.whyNot(ste));
-    if (isTooLarge) return refuse(() => `beyond the ${registers.features.outputBits} bits of IDR5.OAS`, SILENT_ABORT);
+    if (isTooLarge) {
+      // Split, it is the input of stage 2; full, an address that goes to memory (§3.9.1.1, §3.9.1.3).
+      const event = eats === EATS_SPLIT ? F_ADDR_SIZE : SILENT_ABORT;
+      return refuse(() => `beyond the ${registers.features.outputBits} bits of IDR5.OAS`, event);
+    }
     if (eats === EATS_FULL) return address;
     const { stage2 } = translator;
     if (stage2.translate(ste, address, write ? RIGHT_WRITE : RIGHT_READ, CLASS_IN)) {

@@ -66,7 +66,9 @@ describe("TLB invalidation", () => {
     ["NH_VA, another page", [0x12n + tags(0, 5), page + 4096n], []],
     ["NH_VA, another ASID", [0x12n + tags(0, 6), page], []],
     ["NH_VAA", [0x13n + tags(7), page], [9]],
-    ["NH_VA, one page by range", [0x12n + tags(0, 5), page + u64(1, 10)], [8]],
+    ["NH_VA, one page and its level", [0x12n + tags(0, 5), page + u64(1, 10) + u64(3, 8)], [8]],
+    ["NH_VA, the largest range", [0x12n + tags(0, 5) + u64(31, 12) + u64(39, 20), u64(1, 10)], [8]],
+    ["NH_VAA, global and other ASIDs", [0x13n + tags(0), page], [8]],
     ["NH_VA, a range that holds it", [0x12n + tags(0, 5) + u64(7, 12), page - 7n * 4096n + u64(1, 10)], [8]],
     ["NH_VA, a range that ends before", [0x12n + tags(0, 5) + u64(6, 12), page - 7n * 4096n + u64(1, 10)], []],
     ["NH_VA, a scaled range", [0x12n + tags(0, 5) + u64(2, 12) + u64(6, 20), page - 191n * 4096n + u64(1, 10)], [8]],
@@ -118,6 +120,24 @@ describe("TLB invalidation", () => {
     expect(bench.translate(10, IOVA)).toBe(OLD);
     bench.commands([0x12n + tags(0, 2), page], SYNC);
     expect(bench.translate(10, IOVA)).toBe(NEW);
+  });
+
+  test("a global entry of a shared ASID does not serve private ones, and the other way round", () => {
+    const bench = new Workbench();
+    [OLD, NEW].forEach((physical, index) => {
+      const table = bench.stage1Table();
+      table.map(IOVA, physical, PAGE, RW);
+      const address = leafAddress(bench, table, IOVA);
+      bench.memory.writeWord(address, bench.memory.readWord(address) & ~(1 << 11));
+      bench.stage1Stream(9 + index, { table, asid: 1 + index, flip: BigInt(index) * 2n ** 47n });
+    });
+    bench.enable();
+    for (let round = 0; round < 2; round++) {
+      expect([9, 10].map((streamId) => bench.translate(streamId, IOVA))).toEqual([OLD, NEW]);
+    }
+    expect(bench.smmu.occupancy.stage1).toBe(2);
+    bench.commands([0x12n + tags(0, 7), page], SYNC);
+    expect(bench.smmu.occupancy.stage1).toBe(0);
   });
 
   /** The address of the level 3 entry, by hand. */
@@ -230,16 +250,44 @@ describe("the queue", () => {
     ["VMS_PIDM without MPAM", [7n, 0n], {}],
     ["RESUME without stalls", [0x44n, 0n], { stalls: "terminate" }],
     ["STALL_TERM without stalls", [0x45n, 0n], { stalls: "terminate" }],
-    ["RESUME with a reserved response", [0x44n + u64(3, 12), 0n], {}],
     ["EL2 invalidation without EL2", [0x20n, 0n], { hypervisor: false }],
     ["S2_IPA without stage 2", [0x2an, 0n], { stage2: false }],
     ["NH_ALL without stage 1", [0x10n, 0n], { stage1: false }],
-    ["EL3 invalidation", [0x18n, 0n], {}],
+    ["CFGI_CD without stage 1", [5n, 0n], { stage1: false }],
+    ["CFGI_CD_ALL without stage 1", [6n, 0n], { stage1: false }],
+    ["S12_VMALL without stage 2", [0x28n, 0n], { stage2: false }],
+    ["SSec of RESUME", [0x44n + u64(1, 10), 0n], {}],
+    ["PRI_RESP with a reserved response", [0x41n, u64(3, 12)], { ats: true, pri: true }],
+    ["ATC_INV of more than everything", [0x40n, 53n], { ats: true }],
+    ["a level 1 that 16 KiB tables do not have", [0x12n, u64(2, 10) + u64(1, 8)], {}],
+    ...[0x12n, 0x13n, 0x22n, 0x23n, 0x2an].map((opcode): [string, Command, object] => [
+      `a granule of no range and no level, ${opcode}`,
+      [opcode, u64(1, 10)],
+      {},
+    ]),
   ])("CERROR_ILL: %s", (_, command, features) => {
     const bench = new Workbench({ features }).enable();
     bench.commands(SYNC, command, SYNC);
     expect(bench.smmu.read32(R.CMDQ_CONS)).toBe(0x01000001);
     expect(bench.smmu.read32(R.GERROR)).toBe(R.CMDQ_ERR);
+  });
+
+  test("of all opcodes it takes those of the Non-secure queue, and no other", () => {
+    const taken = Array.from({ length: 256 }, (_, opcode) => opcode).filter((opcode) => {
+      const { smmu, ...bench } = new Workbench({ features: { ats: true, pri: true } }).enable();
+      bench.memory.writeWord(COMMANDS, opcode);
+      smmu.write32(R.CMDQ_PROD, 1);
+      return smmu.read32(R.GERROR) === 0;
+    });
+    const configuration = [1, 2, 3, 4, 5, 6];
+    const translations = [0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x28, 0x2a, 0x30];
+    expect(taken).toEqual([...configuration, ...translations, 0x40, 0x41, 0x44, 0x45, 0x46]);
+  });
+
+  test("without range invalidation TG, NUM and SCALE are not looked at", () => {
+    const bench = new Workbench({ features: { rangeInvalidation: false } }).enable();
+    bench.commands([0x12n, u64(1, 10)], SYNC);
+    expect([bench.smmu.read32(R.CMDQ_CONS), bench.smmu.read32(R.GERROR)]).toEqual([2, 0]);
   });
 
   test("an error stops it; the repaired entry is taken once the error is acknowledged", () => {
@@ -276,7 +324,7 @@ describe("the queue", () => {
 });
 
 describe("CMD_SYNC", () => {
-  test("SIG_IRQ pulses the line, or writes its message; SIG_SEV and none are silent", () => {
+  test("SIG_IRQ pulses the line, and writes its message if it has one; SIG_SEV and none are silent", () => {
     const bench = new Workbench().enable();
     bench.commands(SYNC, [0x46n + u64(2, 12), 0n]);
     expect(bench.interrupts).toEqual([]);
@@ -284,7 +332,9 @@ describe("CMD_SYNC", () => {
     expect(bench.interrupts).toEqual(["sync"]);
     bench.commands([0x46n + u64(1, 12) + u64(0xabcd, 32), BigInt(OLD)]);
     expect(bench.memory.readWord(OLD)).toBe(0xabcd);
-    expect(bench.interrupts).toEqual(["sync"]);
+    expect(bench.interrupts).toEqual(["sync", "sync"]);
+    bench.commands([0x46n + u64(2, 12) + u64(0xef01, 32), BigInt(OLD)], [0x46n + u64(0xef01, 32), BigInt(OLD)]);
+    expect([bench.memory.readWord(OLD), bench.interrupts.length]).toEqual([0xabcd, 2]);
   });
 
   test("a message that is aborted is a global error, and the queue goes on", () => {
@@ -292,8 +342,14 @@ describe("CMD_SYNC", () => {
     bench.smmu.write32(R.IRQ_CTRL, R.IRQ_GERROR);
     bench.commands([0x46n + u64(1, 12), BigInt(NOWHERE)], SYNC);
     expect(bench.smmu.read32(R.GERROR)).toBe(R.MSI_CMDQ_ABT_ERR);
-    expect(bench.interrupts).toEqual(["gerror"]);
+    expect(bench.interrupts).toEqual(["sync", "gerror"]);
     expect(bench.smmu.read32(R.CMDQ_CONS)).toBe(2);
+  });
+
+  test("without MSIs there is the line alone", () => {
+    const bench = new Workbench({ features: { msi: false } }).enable();
+    bench.commands([0x46n + u64(1, 12) + u64(0xabcd, 32), BigInt(OLD)]);
+    expect([bench.memory.readWord(OLD), bench.interrupts]).toEqual([0, ["sync"]]);
   });
 
   test("whoever hears it may queue the next command at once", () => {

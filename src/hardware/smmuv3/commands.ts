@@ -67,6 +67,8 @@ const WAITING = -1;
 const COMMAND_BYTES = 16;
 const SSEC = 1 << 10;
 const SSV = 1 << 11;
+/** Of a CMD_ATC_INV with SSV: translations of every PASID go (§4.5.1). */
+const GLOBAL = 1 << 9;
 /** Size of a CMD_ATC_INV: everything. */
 const ATC_INV_ALL = 52;
 const RESPONSES: readonly (PageGroupStatus | undefined)[] = [
@@ -76,6 +78,7 @@ const RESPONSES: readonly (PageGroupStatus | undefined)[] = [
   undefined,
 ];
 const GRANULE_LOG2_OF_TG = [12, 12, 14, 16];
+const TG_16K = 2;
 
 /** What commands act on. */
 export interface CommandTargets {
@@ -103,6 +106,8 @@ export class CommandQueue {
   /** Invalidations that devices have not completed, and whether one never will be. */
   private outstanding = 0;
   private isUnanswered = false;
+  /** Something was invalidated since the last CMD_SYNC. */
+  private hasInvalidated = false;
 
   constructor(registers: Registers, memory: PhysicalMemory, targets: CommandTargets) {
     this.registers = registers;
@@ -158,7 +163,7 @@ export class CommandQueue {
     }
     queue.consume();
     this.onCommand?.(words);
-    if (synchronise) this.signalCompletion();
+    if (synchronise) this.complete();
     return CERROR_NONE;
   }
 
@@ -167,9 +172,14 @@ export class CommandQueue {
     return ((this.words[0] >>> 12) & 3) !== 3;
   }
 
-  /** SIG_IRQ: MSI or wired interrupt. SIG_SEV wakes processors that wait for events; there are none here. */
-  private signalCompletion(): void {
+  /**
+   * No event of what was invalidated is told from now on (§4.7.3). SIG_IRQ is an interrupt; SIG_SEV wakes processors that
+   * wait for events, of which there are none here.
+   */
+  private complete(): void {
     const [low, data, addressLow, addressHigh] = this.words;
+    if (this.hasInvalidated) this.targets.stalls.retryUnrecorded();
+    this.hasInvalidated = false;
     if (((low >>> 12) & 3) !== 1) return;
     this.targets.interrupts.syncComplete(addressField(addressLow, addressHigh, 2), data);
   }
@@ -180,6 +190,8 @@ export class CommandQueue {
     const opcode = words[0] & 0xff;
     const { features } = this.registers;
     if ((words[0] & SSEC) !== 0 && takesSsec(opcode)) return false;
+    if (takesRange(opcode) && this.isReservedRange) return false;
+    if (opcode >= CMD_CFGI_STE && opcode < CMD_ATC_INV) this.hasInvalidated = true;
     switch (opcode) {
       // Prefetching is a hint (§4.2).
       case CMD_PREFETCH_CONFIG:
@@ -277,6 +289,15 @@ export class CommandQueue {
     return this.words[1] & (features.vmid16 ? 0xffff : 0xff);
   }
 
+  /** A granule with neither a range nor a level (TTL) says nothing (§4.4.1.1). Level 1 of 16 KiB tables has no leaves. */
+  private get isReservedRange(): boolean {
+    const [word0, , low] = this.words;
+    const tg = (low >>> 10) & 3;
+    if (!this.registers.features.rangeInvalidation || tg === 0) return false;
+    const ttl = (low >>> 8) & 3;
+    return (word0 & 0x03f1f000) === 0 && (ttl === 0 || (tg === TG_16K && ttl === 1));
+  }
+
   /**
    * The addresses of a TLBI (§4.4.1): with TG 0, or without range invalidation, those of the leaf that holds the
    * address; else (NUM + 1) * 2^SCALE granules. The hints Leaf and TTL narrow what needs to go; more may go.
@@ -289,7 +310,7 @@ export class CommandQueue {
       // The top byte is no part of a tag where TBI ignores it.
       high: (high << 8) >> 8,
       low: low & 0xfffff000,
-      count: ranged ? (((word0 >>> 12) & 0x1f) + 1) * POWERS[(word0 >>> 20) & 0x1f] : 1,
+      count: ranged ? (((word0 >>> 12) & 0x1f) + 1) * POWERS[(word0 >>> 20) & 0x3f] : 1,
       granuleLog2: ranged ? GRANULE_LOG2_OF_TG[tg] : 12,
     };
   }
@@ -304,7 +325,8 @@ export class CommandQueue {
     const address = BigInt(high) * 0x1_0000_0000n + BigInt((low & 0xfffff000) >>> 0);
     const span = size === ATC_INV_ALL ? undefined : { address: address - (address % bytes), size: bytes };
     this.outstanding++;
-    const isHeard = this.targets.invalidate(streamId, { pasid: this.pasidOf(word0), span }, () => {
+    const pasid = (word0 & GLOBAL) === 0 ? this.pasidOf(word0) : undefined;
+    const isHeard = this.targets.invalidate(streamId, { pasid, span }, () => {
       this.outstanding--;
       if (this.outstanding === 0) this.consume();
     });
@@ -332,16 +354,25 @@ export class CommandQueue {
     return (this.registers.get(CR0) & CR0_SMMUEN) !== 0;
   }
 
-  /** §4.6.1: Ac (bit 12) retries, Ab (bit 13) aborts, neither terminates; both is reserved. */
-  private resume(): boolean {
+  /** §4.7.1: Ac (bit 12) retries; else Ab (bit 13) says whether the device sees an abort. */
+  private resume(): true {
     const { words } = this;
-    const response = (["terminate", "retry", "abort", undefined] as const)[(words[0] >>> 12) & 3];
-    if (response === undefined) return false;
-    this.targets.stalls.resume(words[1], words[2] & 0xffff, response);
+    const action = words[0] & (1 << 12) ? "retry" : words[0] & (1 << 13) ? "abort" : "ignore";
+    this.targets.stalls.resume(words[1], words[2] & 0xffff, action);
     return true;
   }
 }
 
 function takesSsec(opcode: number): boolean {
-  return opcode < CMD_TLBI_NH_ALL || (opcode >= CMD_ATC_INV && opcode <= CMD_STALL_TERM);
+  return opcode < CMD_TLBI_NH_ALL || opcode === CMD_RESUME || opcode === CMD_STALL_TERM;
+}
+
+function takesRange(opcode: number): boolean {
+  return (
+    opcode === CMD_TLBI_NH_VA ||
+    opcode === CMD_TLBI_NH_VAA ||
+    opcode === CMD_TLBI_EL2_VA ||
+    opcode === CMD_TLBI_EL2_VAA ||
+    opcode === CMD_TLBI_S2_IPA
+  );
 }

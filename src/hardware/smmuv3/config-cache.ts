@@ -37,7 +37,7 @@ export class Context {
     this.descriptor = descriptor;
     const asid = descriptor !== undefined && hasAsid(ste.regime) ? descriptor.asid : 0;
     this.owner = asid | (hasVmid(ste.regime) ? ste.vmid << 16 : 0);
-    this.tag = contextTag(ste.regime, ste.stage2 !== undefined);
+    this.tag = contextTag(ste.regime, ste.stage2 !== undefined, descriptor?.privateAsid);
     this.usesStage1Tlb = descriptor !== undefined && descriptor.illegal === undefined;
     this.usesStage2Tlb = descriptor === undefined && ste.stage2 !== undefined;
     this.topByteIgnored = descriptor?.topByteIgnored ?? 0;

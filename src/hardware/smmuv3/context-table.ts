@@ -58,6 +58,14 @@ export class ContextTable {
       };
     }
     const pointer = addressField(low, high, 12);
+    // Under stage 2 it is an intermediate address, and stage 2 says what is wrong with it (§3.4.3).
+    const { outputBits } = this.features;
+    if (ste.stage2 === undefined && pointer >= 2 ** outputBits) {
+      return {
+        event: C_BAD_SUBSTREAMID,
+        why: () => `level 1 CD descriptor at ${hex(address)}: L2Ptr is beyond the ${outputBits} bits of IDR5.OAS`,
+      };
+    }
     this.cache.keepContextTableLevel1(ste.streamId, index, pointer);
     return pointer;
   }

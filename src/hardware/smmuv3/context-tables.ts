@@ -7,7 +7,7 @@ import type { PhysicalMemory } from "../../memory/index.ts";
 import { ConfigurationCache, NO_SUBSTREAM } from "./config-cache.ts";
 import { type FeatureChoices, smmuFeatures } from "./features.ts";
 import { CR0, CR0_SMMUEN, Registers } from "./registers.ts";
-import { CD_TABLE_64K, CD_TABLE_LINEAR, REGIME_EL1, STE_WORDS, StreamTableEntry } from "./ste.ts";
+import { CD_TABLE_64K, CD_TABLE_LINEAR, REGIME_EL1, S1DSS_SUBSTREAM0, STE_WORDS, StreamTableEntry } from "./ste.ts";
 import { Translator } from "./translate.ts";
 
 const VALID = 1;
@@ -68,7 +68,7 @@ export class ContextTables {
 
   /** From now on the stream translates by this table; false if there can be none such, and then nothing has changed. */
   attach(streamId: number, { format, pointer, log2Contexts, defaultSubstream }: AttachedTable): boolean {
-    if (format !== CD_TABLE_LINEAR && format !== CD_TABLE_64K) return false;
+    if ((format !== CD_TABLE_LINEAR && format !== CD_TABLE_64K) || defaultSubstream > S1DSS_SUBSTREAM0) return false;
     const words = new Uint32Array(STE_WORDS);
     words[0] = VALID | (CONFIG_STAGE1 << 1) | (format << 4) | (pointer % 2 ** 32);
     words[1] = Math.floor(pointer / 2 ** 32) | (log2Contexts << 27);

@@ -40,7 +40,7 @@ export class EventQueue {
   record(record: Uint32Array): boolean {
     if (!this.isOn) return false;
     if (this.queue.isFull) {
-      this.overflow();
+      this.queue.overflow();
       return false;
     }
     return this.write(record);
@@ -52,10 +52,11 @@ export class EventQueue {
     this.late.push(record);
   }
 
-  /** A stalled transaction ended before its event was written: there is nothing left to tell (§7.2). */
-  forgetStall(record: Uint32Array): void {
+  /** There is nothing left to tell of a stalled transaction (§7.2). False if its event is written already. */
+  forgetStall(record: Uint32Array): boolean {
     const index = this.late.indexOf(record);
     if (index >= 0) this.late.splice(index, 1);
+    return index >= 0;
   }
 
   /** Writes late records: after the consumer moved, the queue was enabled, or an abort was acknowledged. */
@@ -65,12 +66,6 @@ export class EventQueue {
 
   private get isOn(): boolean {
     return (this.registers.get(CR0) & CR0_EVENTQEN) !== 0 && !this.interrupts.isActive(EVENTQ_ABT_ERR);
-  }
-
-  private overflow(): void {
-    if (this.queue.isOverflowPending) return;
-    this.queue.overflow();
-    this.interrupts.eventQueue();
   }
 
   private write(record: Uint32Array): boolean {

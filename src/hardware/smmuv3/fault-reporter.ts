@@ -52,13 +52,12 @@ export class FaultReporter {
   /** Records and tells a fault. `context` is where it happened, as far as that was known. */
   report(transaction: Transaction, fault: Fault, context: Context | undefined): Ending {
     const policy = this.policy(fault, context);
-    const aborts = policy.aborts || this.registers.features.abortsOnly;
-    if (policy.stalls) return this.stall(transaction, fault, aborts);
+    if (policy.stalls) return this.stall(transaction, fault);
     const record = fault.event === SILENT_ABORT ? undefined : eventRecord(transaction, fault, -1);
     const recorded = record !== undefined && policy.records && this.events.record(record);
     const explanation = this.tell(transaction, fault, record, recorded);
     this.onRefusal?.(explanation);
-    return aborts ? "abort" : "ignore";
+    return policy.aborts || this.registers.features.abortsOnly ? "abort" : "ignore";
   }
 
   /** Tells a fault that the architecture does not record: its device hears of it, and may ask for the page where it can. */
@@ -80,13 +79,13 @@ export class FaultReporter {
     return context?.descriptor ?? ABORT_AND_RECORD;
   }
 
-  private stall(transaction: Transaction, fault: Fault, aborts: boolean): Ending {
+  private stall(transaction: Transaction, fault: Fault): Ending {
     // Whoever waits for a tag faults again when there is one, and is told of then.
     if (!this.stalls.hasRoom) return { tag: -1 };
     const tag = this.stalls.allocateTag();
     const record = eventRecord(transaction, fault, tag);
     const explanation = this.tell(transaction, fault, record, true);
-    this.stalls.park(tag, transaction, record, aborts, () => this.onRefusal?.(explanation));
+    this.stalls.park(tag, transaction, record, () => this.onRefusal?.(explanation));
     this.events.recordStall(record);
     return { tag };
   }

@@ -78,6 +78,8 @@ export interface Fault {
   readonly accessClass?: number;
   /** The intermediate physical address, for a fault of stage 2. */
   readonly ipa?: number;
+  /** The access that failed at stage 2 was to write a stage 1 table (HTTU). */
+  readonly writesTable?: boolean;
   /** Where the fetch was aborted, for F_STE_FETCH, F_CD_FETCH and F_WALK_EABT. */
   readonly fetchAddress?: number;
   /** What exactly is wrong, in words: which structure at which address, which bit. */
@@ -90,8 +92,14 @@ export function isTranslationFault(event: number): boolean {
 }
 
 function hasInputAddress(event: number): boolean {
-  return event >= F_WALK_EABT || event === F_UUT || event === F_BAD_ATS_TREQ || event === F_TRANSL_FORBIDDEN;
+  return event >= F_WALK_EABT || event === F_UUT || event === F_TRANSL_FORBIDDEN;
 }
+
+/** Bits of the fourth word of a record. */
+const READ = 1 << 3;
+const STAGE2 = 1 << 7;
+const CLASS_SHIFT = 8;
+const TABLE_READ = 1 << 12;
 
 /**
  * The event record, 32 bytes as eight 32-bit words (§7.3; reference 6.5). `stallTag` -1: not stalled. All that the
@@ -99,23 +107,32 @@ function hasInputAddress(event: number): boolean {
  */
 export function eventRecord(transaction: Transaction, fault: Fault, stallTag: number): Uint32Array {
   const { event, stage2 = false, accessClass = CLASS_IN } = fault;
-  const { streamId, substreamId } = transaction;
+  const { streamId, substreamId, write } = transaction;
   const record = new Uint32Array(8);
-  record[0] = event | (substreamId >= 0 ? (1 << 11) | (substreamId << 12) : 0);
+  record[0] = event;
+  // A SubstreamID that is the trouble is always valid: there is no SSV then (§7.3.9).
+  if (substreamId >= 0) record[0] |= (substreamId << 12) | (event === C_BAD_SUBSTREAMID ? 0 : 1 << 11);
   record[1] = streamId;
+  if (event === F_BAD_ATS_TREQ) {
+    // What was requested: R always, W, and a Span of one unit (§7.3.6).
+    record[2] = (write ? 0xc0000000 : 0x80000000) | 1;
+    record[4] = transaction.low & 0xfffff000;
+    record[5] = transaction.high;
+    return record;
+  }
   if (stallTag >= 0) record[2] = 0x80000000 | stallTag;
   if (hasInputAddress(event)) {
-    // A translation request is neither.
-    record[3] = transaction.write || event === F_BAD_ATS_TREQ ? 0 : 1 << 3;
+    if (!write) record[3] = READ;
     record[4] = transaction.low;
     record[5] = transaction.high;
   }
   if (event >= F_WALK_EABT && event <= F_PERMISSION) {
-    record[3] |= (stage2 ? 1 << 7 : 0) | (accessClass << 8);
+    record[3] |= (stage2 ? STAGE2 : 0) | (accessClass << CLASS_SHIFT);
+  }
+  if (event === F_PERMISSION && stage2 && accessClass === CLASS_TT && fault.writesTable !== true) {
+    record[3] |= TABLE_READ;
   }
   if (isTranslationFault(event) && stage2) {
-    // TTRnW: the table walk was a read (valid with CLASS TT).
-    if (accessClass === CLASS_TT) record[3] |= 1 << 12;
     const ipa = fault.ipa ?? 0;
     record[6] = (ipa & 0xfffff000) >>> 0;
     record[7] = (ipa / 2 ** 32) & 0xfffff;

@@ -38,7 +38,6 @@ export interface Features {
   readonly abortsOnly: boolean;
   /** 0: both, 2: little endian only, 3: big endian only. */
   readonly tableEndianness: number;
-  readonly virtualMachineWildcards: boolean;
   readonly streamIdBits: number;
   readonly substreamIdBits: number;
   readonly commandQueueLog2: number;
@@ -85,6 +84,11 @@ export function outputFormat(
   return { granule, outputBits: address52 ? outputBits : Math.min(outputBits, 48), address52 };
 }
 
+/** log2 of what a root table is aligned to at least: 64 bytes where addresses have 52 bits (§5.2 S2TTB, §5.4 TTB0). */
+export function rootAlignment(outputBits: number): number {
+  return outputBits === 52 ? 6 : 4;
+}
+
 function bit(word: number, index: number): boolean {
   return ((word >>> index) & 1) === 1;
 }
@@ -104,7 +108,6 @@ export function decodeFeatures({ idr0, idr1, idr3, idr5 }: IdRegisters): Feature
     asid16: bit(idr0, 12),
     msi: bit(idr0, 13),
     pri: bit(idr0, 16),
-    virtualMachineWildcards: bit(idr0, 17),
     vmid16: bit(idr0, 18),
     twoLevelContextTable: bit(idr0, 19),
     tableEndianness: field(idr0, 21, 2),

@@ -25,9 +25,8 @@
  * **The way of a device that translates ahead**: `SmmuV3.agent` → ats.ts for translation requests and translated ones,
  * page-requests.ts for page requests; commands.ts sends it invalidations and answers.
  *
- * **Not there**, and so not announced in the identification registers: MPAM, VATOS, Secure and Realm state,
- * AArch32 and big-endian tables, memory attributes of the result. No locks: nothing here waits but a stalled
- * access.
+ * **Not there**, and so not announced in the identification registers: what docs/smmuv3-model.md lists, such as the Secure
+ * side, ATOS, MPAM, AArch32 tables, memory attributes. No locks: nothing here waits but a stalled access.
  */
 export { CERROR_ABT, CERROR_ILL } from "./commands.ts";
 export { type AttachedTable, ContextTables } from "./context-tables.ts";

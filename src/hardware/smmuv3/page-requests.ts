@@ -65,16 +65,14 @@ export class PageRequestQueue {
     if (!this.isOn) {
       this.answer(streamId, request, "response failure");
     } else if (queue.isFull || queue.isOverflowPending) {
-      if (!queue.isOverflowPending) {
-        queue.overflow();
-        interrupts.pageRequestQueue();
-      }
+      queue.overflow();
+      interrupts.pageRequest({ last: request.last, wasEmpty: false });
       if (request.last) this.answerOverflow(streamId, request);
     } else {
       const wasEmpty = queue.isEmpty;
       if (storeWords(this.memory, queue.entry(queue.producer), recordOf(streamId, request))) {
         queue.produce();
-        if (wasEmpty) interrupts.pageRequestQueue();
+        interrupts.pageRequest({ last: request.last, wasEmpty });
       } else {
         interrupts.raise(PRIQ_ABT_ERR);
         this.answer(streamId, request, "response failure");

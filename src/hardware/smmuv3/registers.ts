@@ -3,8 +3,7 @@
  * The register file (IHI 0070 §6.1 to 6.3): what each register keeps, which bits of it can be written, and when.
  *
  * Registers are 32-bit words; a 64-bit register is two of them. Bits that do not exist are RES0: written in vain, read
- * as 0. A register that is not writable at the moment keeps its value; the architecture leaves such writes open
- * (CONSTRAINED UNPREDICTABLE), keeping is one of its choices everywhere. Effects of a write are not known here.
+ * as 0. A field that is not writable at the moment keeps its value, as SMMUv3.2 has it. Effects of a write are not known here.
  */
 import { decodeFeatures, type Features, type IdRegisters } from "./features.ts";
 
@@ -56,6 +55,7 @@ export const CR0_PRIQEN = 2;
 export const CR0_EVENTQEN = 4;
 export const CR0_CMDQEN = 8;
 export const CR0_ATSCHK = 0x10;
+export const CR2_E2H = 1;
 export const CR2_RECINVSID = 2;
 export const CR2_PTM = 4;
 export const GBPA_ABORT = 1 << 20;
@@ -63,6 +63,13 @@ export const GBPA_UPDATE = 0x80000000;
 export const IRQ_GERROR = 1;
 export const IRQ_PRIQ = 2;
 export const IRQ_EVENTQ = 4;
+/** In PRIQ_IRQ_CFG2 (LO): interrupts are for the last requests of groups (§6.3.36). */
+export const PRIQ_LAST_ONLY = 0x80000000;
+
+/** Bit 62 of base registers: RA or WA. */
+const ALLOCATION_HINT = 0x40000000;
+/** MemAttr and SH of MSIs. */
+const MESSAGE_ATTRIBUTES = 0x3f;
 
 /** Global errors (§6.3.19). */
 export const CMDQ_ERR = 1;
@@ -73,12 +80,15 @@ export const MSI_EVENTQ_ABT_ERR = 32;
 export const MSI_PRIQ_ABT_ERR = 64;
 export const MSI_GERROR_ABT_ERR = 128;
 
-interface Rule {
-  /** Bits that software can write. */
-  readonly mask: number;
-  /** Bits of CR0 or IRQ_CTRL that must be 0 for a write to count. */
+/** Bits of CR0 or IRQ_CTRL that must be 0 for a write to count. */
+interface Guard {
   readonly cr0?: number;
   readonly irqCtrl?: number;
+}
+
+interface Rule extends Guard {
+  /** Bits that software can write. */
+  readonly mask: number;
 }
 
 const PAGE0_WORDS = 0x100 / 4;
@@ -86,7 +96,8 @@ const PAGE0_WORDS = 0x100 / 4;
 export class Registers {
   readonly features: Features;
   private readonly words = new Uint32Array(PAGE0_WORDS);
-  private readonly rules: (Rule | undefined)[] = new Array(PAGE0_WORDS).fill(undefined);
+  /** For each register the fields that can be written, by what guards them. */
+  private readonly rules: Rule[][] = Array.from({ length: PAGE0_WORDS }, () => []);
 
   constructor(ids: IdRegisters) {
     this.features = decodeFeatures(ids);
@@ -126,43 +137,51 @@ export class Registers {
    */
   write(offset: number, value: number): number | undefined {
     const register = registerAt(offset);
-    const rule = register === undefined ? undefined : this.rules[register >> 2];
-    if (register === undefined || rule === undefined) return undefined;
-    if ((this.get(CR0) & (rule.cr0 ?? 0)) !== 0 || (this.get(IRQ_CTRL) & (rule.irqCtrl ?? 0)) !== 0) return undefined;
+    if (register === undefined) return undefined;
+    const mask = this.writableBits(register);
     // A write counts only with UPDATE set (§6.3.14).
-    if (register === GBPA && (value & GBPA_UPDATE) === 0) return undefined;
+    if (mask === 0 || (register === GBPA && (value & GBPA_UPDATE) === 0)) return undefined;
     const index = register >> 2;
-    this.words[index] = (this.words[index] & ~rule.mask) | (value & rule.mask);
+    this.words[index] = (this.words[index] & ~mask) | (value & mask);
     return register;
+  }
+
+  /** Bits that a write would change now. */
+  private writableBits(register: number): number {
+    let bits = 0;
+    for (const { mask, cr0 = 0, irqCtrl = 0 } of this.rules[register >> 2]) {
+      if ((this.get(CR0) & cr0) === 0 && (this.get(IRQ_CTRL) & irqCtrl) === 0) bits |= mask;
+    }
+    return bits;
   }
 
   private makeRules(): void {
     const { features } = this;
-    const rule = (offset: number, mask: number, guard: Omit<Rule, "mask"> = {}): void => {
-      this.rules[offset >> 2] = { mask, ...guard };
+    const rule = (offset: number, mask: number, guard: Guard = {}): void => {
+      this.rules[offset >> 2].push({ mask, ...guard });
     };
     const anyQueue = CR0_CMDQEN | CR0_EVENTQEN | CR0_PRIQEN;
+    // Address bits beyond IDR5.OAS are not stored: such an address is truncated (§3.4.3).
+    const addressHigh = 2 ** (features.outputBits - 32) - 1;
+    const baseHigh = ALLOCATION_HINT | addressHigh;
     rule(
       CR0,
-      CR0_SMMUEN |
-        CR0_EVENTQEN |
-        CR0_CMDQEN |
-        (features.pri ? CR0_PRIQEN : 0) |
-        (features.ats ? CR0_ATSCHK : 0) |
-        (features.virtualMachineWildcards ? 0x1c0 : 0),
+      CR0_SMMUEN | CR0_EVENTQEN | CR0_CMDQEN | (features.pri ? CR0_PRIQEN : 0) | (features.ats ? CR0_ATSCHK : 0),
     );
-    // TABLE_* may change while SMMUEN is 0, QUEUE_* while no queue is enabled (§6.3.11); nothing here depends on them.
-    rule(CR1, 0xfff, { cr0: CR0_SMMUEN | anyQueue });
-    rule(CR2, 6 | (features.hypervisor ? 1 : 0), { cr0: CR0_SMMUEN });
+    // Attributes of the accesses to tables, and to queues (§6.3.11); nothing here depends on them.
+    rule(CR1, 0xfc0, { cr0: CR0_SMMUEN });
+    rule(CR1, 0x03f, { cr0: anyQueue });
+    const optionalControls = (features.hypervisor ? CR2_E2H : 0) | (features.broadcastTlb ? CR2_PTM : 0);
+    rule(CR2, CR2_RECINVSID | optionalControls, { cr0: CR0_SMMUEN });
     rule(GBPA, 0x801f_3f1f | 0);
     rule(IRQ_CTRL, IRQ_GERROR | IRQ_EVENTQ | (features.pri ? IRQ_PRIQ : 0));
     rule(GERRORN, 0x1fd);
     rule(STRTAB_BASE, 0xffffffc0, { cr0: CR0_SMMUEN });
-    rule(STRTAB_BASE + 4, 0x400fffff, { cr0: CR0_SMMUEN });
+    rule(STRTAB_BASE + 4, baseHigh, { cr0: CR0_SMMUEN });
     rule(STRTAB_BASE_CFG, features.twoLevelStreamTable ? 0x307ff : 0x3f, { cr0: CR0_SMMUEN });
     const queue = (base: number, producer: number, consumer: number, log2: number, enable: number): void => {
       rule(base, 0xffffffff, { cr0: enable });
-      rule(base + 4, 0x400fffff, { cr0: enable });
+      rule(base + 4, baseHigh, { cr0: enable });
       const pointer = 2 ** (log2 + 1) - 1;
       const input = base === CMDQ_BASE;
       rule(producer, input ? pointer : pointer + 2 ** 31, input ? {} : { cr0: enable });
@@ -172,15 +191,15 @@ export class Registers {
     queue(EVENTQ_BASE, EVENTQ_PROD, EVENTQ_CONS, features.eventQueueLog2, CR0_EVENTQEN);
     if (features.pri) queue(PRIQ_BASE, PRIQ_PROD, PRIQ_CONS, features.pageRequestQueueLog2, CR0_PRIQEN);
     if (!features.msi) return;
-    const message = (address: number, irqCtrl: number): void => {
+    const message = (address: number, irqCtrl: number, attributes: number): void => {
       rule(address, 0xfffffffc, { irqCtrl });
-      rule(address + 4, 0xfffff, { irqCtrl });
+      rule(address + 4, addressHigh, { irqCtrl });
       rule(address + 8, 0xffffffff, { irqCtrl });
-      rule(address + 12, 0x3f, { irqCtrl });
+      rule(address + 12, attributes, { irqCtrl });
     };
-    message(GERROR_IRQ_CFG0, IRQ_GERROR);
-    message(EVENTQ_IRQ_CFG0, IRQ_EVENTQ);
-    if (features.pri) message(PRIQ_IRQ_CFG0, IRQ_PRIQ);
+    message(GERROR_IRQ_CFG0, IRQ_GERROR, MESSAGE_ATTRIBUTES);
+    message(EVENTQ_IRQ_CFG0, IRQ_EVENTQ, MESSAGE_ATTRIBUTES);
+    if (features.pri) message(PRIQ_IRQ_CFG0, IRQ_PRIQ, MESSAGE_ATTRIBUTES | PRIQ_LAST_ONLY);
   }
 }
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { PROT_CACHE, PROT_READ, PROT_WRITE } from "../../pagetable/index.ts";
-import { ABORTED, IGNORED, STALLED, TRANSLATED } from "./index.ts";
+import { ABORTED, IGNORED, STALLED, smmuFeatures, TRANSLATED } from "./index.ts";
 import * as R from "./registers.ts";
 import {
   cdWords,
@@ -154,19 +154,28 @@ describe("substreams", () => {
   test("S1DSS: terminate, bypass, substream 0", () => {
     expect(substreams(0).bench.translate(8, IOVA)).toMatch(/F_STREAM_DISABLED.*S1DSS/);
     expect(substreams(1).bench.translate(8, DATA)).toBe(DATA);
-    expect(substreams(2).bench.translate(8, IOVA, false, 0)).toMatch(/C_BAD_SUBSTREAMID.*SubstreamID 0/);
+    expect(substreams(2).bench.translate(8, IOVA, false, 0)).toMatch(/F_STREAM_DISABLED.*SubstreamID 0/);
+    expect(substreams(3).bench.translate(8, IOVA)).toMatch(/F_STREAM_DISABLED/);
     expect(substreams(1).bench.translate(8, IOVA, false, 0)).toBe(DATA);
   });
 
-  test("a SubstreamID that cannot be is C_BAD_SUBSTREAMID, with SSV and SSID in the record", () => {
+  test("a SubstreamID that cannot be is C_BAD_SUBSTREAMID, with the SSID in the record, which has no SSV then", () => {
     const { bench } = substreams(2);
     expect(bench.translate(8, IOVA, false, 256)).toMatch(/C_BAD_SUBSTREAMID.*256 CDs/);
     bench.writeSte(9, steWords(STE_BYPASS));
     expect(bench.translate(9, IOVA, false, 1)).toMatch(/has no stage 1/);
     expect(bench.takeEvents()).toEqual([
-      [0x8_0010_0808n, 0n, 0n, 0n],
-      [0x9_0000_1808n, 0n, 0n, 0n],
+      [0x8_0010_0008n, 0n, 0n, 0n],
+      [0x9_0000_1008n, 0n, 0n, 0n],
     ]);
+  });
+
+  test("a first-level CD descriptor that leads out of the world is one without V", () => {
+    const { bench, pointer } = substreams(2, 1);
+    bench.write(pointer, 2n ** 50n + 1n);
+    expect(bench.translate(8, IOVA, false, 1)).toMatch(/C_BAD_SUBSTREAMID: level 1.*L2Ptr is beyond the 48 bits/);
+    expect(bench.translate(8, IOVA)).toMatch(/C_BAD_SUBSTREAMID/);
+    expect(bench.takeEvents().map(([word0]) => word0)).toEqual([0x8_0000_1008n, 0x8_0000_0008n]);
   });
 
   test("a first-level CD descriptor without V leads nowhere", () => {
@@ -209,7 +218,7 @@ describe("faults", () => {
     bench.translate(8, IOVA);
     const [input, tableWalk, contextFetch] = bench.takeEvents();
     expect(input).toEqual([0x8_0000_0010n, 0x280_0000_0000n, BigInt(IOVA + PAGE), 2n ** 35n]);
-    expect(tableWalk[1]).toBe(0x1188_0000_0000n);
+    expect(tableWalk[1]).toBe(0x188_0000_0000n);
     expect(contextFetch.slice(1)).toEqual([0x88_0000_0000n, BigInt(IOVA), BigInt(RAM_BASE + 0x30000)]);
     expect(bench.faults[2].text()).toMatch(/stage 2 of the CD's address/);
   });
@@ -226,6 +235,38 @@ describe("faults", () => {
       /F_PERMISSION: stage 2 of the stage 1 entry's address .*Device memory, and S2PTW is 1/,
     );
   });
+
+  test.each([
+    ["read", 0, 0x1188_0000_0000n],
+    ["written: the access flag", 2n ** 43n, 0x188_0000_0000n],
+  ])("a stage 1 table that stage 2 does not let be %s", (how, flip, word1) => {
+    const bench = new Workbench({ features: { dirtyTracking: true } });
+    const stage2 = bench.stage2Table();
+    stage2.map(RAM_BASE, RAM_BASE, 2 ** 20, RW);
+    const table = bench.stage1Table();
+    const tables = RAM_BASE + 2 ** 20;
+    stage2.map(tables, tables, 2 ** 24, how === "read" ? PROT_WRITE : PROT_READ);
+    table.map(IOVA, DATA, PAGE, RW);
+    for (const { address } of leaves(bench, table.root)) {
+      bench.memory.writeWord(address, bench.memory.readWord(address) & ~(1 << 10));
+    }
+    bench.nestedStream(8, { table, flip: BigInt(flip) }, { table: stage2 });
+    bench.enable();
+    expect(bench.translate(8, IOVA)).toMatch(
+      new RegExp(`F_PERMISSION: stage 2 of the stage 1 entry.*no ${how === "read" ? "reads" : "writes"}`),
+    );
+    expect(bench.takeEvents()[0][1]).toBe(word1);
+  });
+
+  /** Leaves of a table with 4 KiB pages, by hand. */
+  function* leaves(bench: Workbench, root: number, level = 0): Iterable<{ address: number }> {
+    for (let address = root; address < root + PAGE; address += 8) {
+      const entry = bench.read(address);
+      if (entry % 2n === 0n) continue;
+      if (level === 3) yield { address };
+      else yield* leaves(bench, Number((entry / 4096n) % 2n ** 36n) * PAGE, level + 1);
+    }
+  }
 
   test("R and S2R hide translation faults, and nothing else", () => {
     const { bench } = stage1({ records: false });
@@ -337,7 +378,7 @@ describe("DMA", () => {
     bench.enable();
     expect(bench.access(8, DATA, new Uint8Array(4), false)).toBe(true);
     expect(bench.access(8, DATA, new Uint8Array(4), false, 5)).toBe(false);
-    expect(bench.takeEvents()).toEqual([[0x48_0000_5808n, 0n, 0n, 0n]]);
+    expect(bench.takeEvents()).toEqual([[0x48_0000_5008n, 0n, 0n, 0n]]);
   });
 });
 
@@ -395,14 +436,31 @@ describe("interrupts", () => {
     bench.smmu.write32(R.IRQ_CTRL, R.IRQ_EVENTQ | R.IRQ_GERROR);
     bench.translate(8, 0x5000);
     expect(bench.memory.readWord(DATA + 0x100)).toBe(0x1234);
-    expect(bench.interrupts).toEqual([]);
+    expect(bench.interrupts).toEqual(["event"]);
     bench.takeEvents();
     bench.smmu.write32(R.IRQ_CTRL, 0);
     bench.writeRegister64(R.EVENTQ_IRQ_CFG0, NOWHERE);
     bench.smmu.write32(R.IRQ_CTRL, R.IRQ_EVENTQ | R.IRQ_GERROR);
     bench.translate(8, 0x5000);
     expect(bench.smmu.read32(R.GERROR)).toBe(R.MSI_EVENTQ_ABT_ERR);
+    expect(bench.interrupts).toEqual(["event", "event", "gerror"]);
+  });
+
+  test("that a message of a global error was aborted is told by no other message", () => {
+    const { bench } = stage1();
+    bench.writeRegister64(R.GERROR_IRQ_CFG0, NOWHERE);
+    bench.smmu.write32(R.IRQ_CTRL, R.IRQ_GERROR);
+    bench.commands([0xffn, 0n]);
+    expect(bench.smmu.read32(R.GERROR)).toBe(R.CMDQ_ERR | R.MSI_GERROR_ABT_ERR);
     expect(bench.interrupts).toEqual(["gerror"]);
+  });
+
+  test("an overflow is no reason for one: the queue was told of when it became non-empty", () => {
+    const { bench } = stage1({}, new Workbench({ queueLog2: 0 }));
+    bench.smmu.write32(R.IRQ_CTRL, R.IRQ_EVENTQ);
+    for (let i = 0; i < 3; i++) bench.translate(8, 0x5000);
+    expect(bench.smmu.read32(R.PAGE1 + R.EVENTQ_PROD)).toBe(0x80000001);
+    expect(bench.interrupts).toEqual(["event"]);
   });
 });
 
@@ -445,6 +503,51 @@ describe("stalls", () => {
     bench.system.tasks.drain();
     expect(second.handle.outcome).toEqual({ ok: true, value: false });
     expect(bench.takeEvents().map(([, word1]) => word1 % 2n ** 16n)).toEqual([0n, 1n]);
+  });
+
+  const ABORT = 2n;
+  const RETRY = 1n;
+  test.each([
+    [0n, true, "ignored"],
+    [0n, false, "ignored"],
+    [ABORT, true, "aborted"],
+    [ABORT, false, "aborted"],
+    [RETRY, true, "stalled again"],
+    [RETRY + ABORT, true, "stalled again"],
+  ])("CMD_RESUME with Ac and Ab %i, CD.A %s: %s", (response, aborts, result) => {
+    const { bench, handle, bytes } = stalled(stage1({ stalls: true, aborts }).bench);
+    bytes.fill(7);
+    bench.commands(resume(response, 0n));
+    bench.system.tasks.drain();
+    const { outcome } = handle;
+    const ignored = outcome?.ok === true && outcome.value === true && bytes[0] === 0;
+    expect(outcome === undefined ? "stalled again" : ignored ? "ignored" : "aborted").toBe(result);
+    expect(bench.takeEvents()).toHaveLength(outcome === undefined ? 2 : 1);
+  });
+
+  test("CMD_RESUME can only abort where terminations are always aborts", () => {
+    const { bench } = stage1({ stalls: true }, new Workbench({ smmu: { idr0: smmuFeatures().idr0 + 2 ** 26 } }));
+    const { handle } = stalled(bench);
+    bench.commands(resume(0n, 0n));
+    bench.system.tasks.drain();
+    expect(handle.outcome).toEqual({ ok: true, value: false });
+  });
+
+  test("what could not be told before an invalidation is not told after its CMD_SYNC: the access is tried again", () => {
+    const { bench, table } = stage1({ stalls: true }, new Workbench({ queueLog2: 0 }));
+    stalled(bench);
+    const second = stalled(bench);
+    table.map(0x5000, DATA, PAGE, RW);
+    bench.commands([0x46n, 0n]);
+    bench.system.tasks.drain();
+    expect(second.handle.outcome, "nothing was invalidated").toBeUndefined();
+    bench.commands([0x30n, 0n]);
+    bench.commands([0x46n, 0n]);
+    bench.system.tasks.drain();
+    expect(second.handle.outcome).toEqual({ ok: true, value: true });
+    bench.smmu.write32(R.PAGE1 + R.EVENTQ_CONS, 1);
+    expect(bench.smmu.read32(R.PAGE1 + R.EVENTQ_PROD)).toBe(1);
+    expect(bench.smmu.occupancy.stalled).toBe(1);
   });
 
   test("its event is late rather than lost when the queue is full", () => {

@@ -81,9 +81,12 @@ export class SmmuV3 implements RegisterBlock, DmaTarget {
     this.registers = new Registers({ ...smmuFeatures(), ...options });
     this.interrupts = new Interrupts(this.registers, memory, options.interrupt ?? (() => undefined));
     this.events = new EventQueue(this.registers, memory, this.interrupts);
-    this.stalls = new Stalls(system, Math.max(this.registers.features.maximumStalls, 1), (record) =>
-      this.events.forgetStall(record),
-    );
+    const { maximumStalls, abortsOnly } = this.registers.features;
+    this.stalls = new Stalls(system, {
+      maximum: Math.max(maximumStalls, 1),
+      abortsOnly,
+      forgetEvent: (record) => this.events.forgetStall(record),
+    });
     const cache = new ConfigurationCache();
     this.translator = new Translator(this.registers, memory, cache);
     this.reporter = new FaultReporter(system.events, this.registers, this.events, this.stalls, this.label);

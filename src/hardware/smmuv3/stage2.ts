@@ -75,7 +75,7 @@ export class Stage2 implements TableTranslator {
     const { walker } = this;
     if (!walker.walk(stage2.stage, ipa, needed)) {
       const fault = walkFault(walker, stage2.stage, () => hex(ipa), needed, prefixOf(accessClass, ipa));
-      this.fault = { ...fault, stage2: true, accessClass, ipa };
+      this.fault = { ...fault, stage2: true, accessClass, ipa, writesTable: (needed & RIGHT_WRITE) !== 0 };
       return false;
     }
     const device = isDevice(walker.memoryAttribute, stage2.forceWriteBack);

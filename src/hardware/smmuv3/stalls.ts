@@ -1,6 +1,6 @@
 // Runs in a browser.
 /**
- * Stalled transactions (IHI 0070 §3.12.2, §4.6, §5.5): each holds a tag (STAG) from its fault until software resumes or
+ * Stalled transactions (IHI 0070 §3.12.2, §4.7, §5.5): each holds a tag (STAG) from its fault until software resumes or
  * terminates it. The access itself waits as a task; here is what the hardware keeps of it.
  */
 import { type System, type Task, WaitQueue } from "../../runtime/index.ts";
@@ -12,8 +12,6 @@ export type StallOutcome = "retry" | "abort" | "ignore";
 interface Stalled {
   readonly transaction: Transaction;
   readonly record: Uint32Array;
-  /** CD.A: a termination is an abort. Stage 2 always aborts. */
-  readonly aborts: boolean;
   outcome: StallOutcome | undefined;
   /** Told if it ends without having been translated. */
   readonly failed: () => void;
@@ -21,14 +19,23 @@ interface Stalled {
 
 export class Stalls {
   private readonly maximum: number;
-  private readonly forgetEvent: (record: Uint32Array) => void;
+  private readonly abortsOnly: boolean;
+  private readonly forgetEvent: (record: Uint32Array) => boolean;
   private readonly tags = new Map<number, Stalled>();
   private readonly changed: WaitQueue;
   private nextTag = 0;
 
-  /** `forgetEvent` withdraws the event of a transaction that ended before its record was written. */
-  constructor(system: System, maximum: number, forgetEvent: (record: Uint32Array) => void) {
+  /**
+   * `abortsOnly`: a terminated transaction is always aborted (IDR0.TERM_MODEL). `forgetEvent` withdraws the event of a
+   * transaction that ended before its record was written; false if it is written.
+   */
+  constructor(
+    system: System,
+    options: { maximum: number; abortsOnly: boolean; forgetEvent: (record: Uint32Array) => boolean },
+  ) {
+    const { maximum, abortsOnly, forgetEvent } = options;
     this.maximum = maximum;
+    this.abortsOnly = abortsOnly;
     this.forgetEvent = forgetEvent;
     this.changed = new WaitQueue(system, "stalled transaction");
   }
@@ -51,19 +58,27 @@ export class Stalls {
     return tag;
   }
 
-  park(tag: number, transaction: Transaction, record: Uint32Array, aborts: boolean, failed: () => void): void {
-    this.tags.set(tag, { transaction, record, aborts, outcome: undefined, failed });
+  park(tag: number, transaction: Transaction, record: Uint32Array, failed: () => void): void {
+    this.tags.set(tag, { transaction, record, outcome: undefined, failed });
   }
 
-  /** CMD_RESUME (§4.6.1): no effect unless the tag is in use by that stream. */
-  resume(streamId: number, tag: number, response: "retry" | "abort" | "terminate"): void {
+  /** CMD_RESUME (§4.7.1): no effect unless the tag is in use by that stream. What CD.A says does not matter. */
+  resume(streamId: number, tag: number, action: StallOutcome): void {
     const stalled = this.tags.get(tag);
-    if (stalled === undefined || stalled.transaction.streamId !== streamId || stalled.outcome !== undefined) return;
-    this.end(stalled, response === "terminate" ? (stalled.aborts ? "abort" : "ignore") : response);
+    if (stalled === undefined || stalled.transaction.streamId !== streamId) return;
+    this.end(stalled, action === "ignore" && this.abortsOnly ? "abort" : action);
     this.changed.wake();
   }
 
-  /** CMD_STALL_TERM (§4.6.2): aborts all of a stream; without a stream, of every one (SMMUEN was cleared, §6.3.9.6). */
+  /** Those whose event could not be written are translated again, as if they came now (§4.7.3). */
+  retryUnrecorded(): void {
+    for (const stalled of this.tags.values()) {
+      if (stalled.outcome === undefined && this.forgetEvent(stalled.record)) stalled.outcome = "retry";
+    }
+    this.changed.wake();
+  }
+
+  /** CMD_STALL_TERM (§4.7.2): aborts all of a stream; without a stream, of every one (SMMUEN was cleared, §6.3.9.6). */
   terminate(streamId?: number): void {
     for (const stalled of this.tags.values()) {
       if (streamId === undefined || stalled.transaction.streamId === streamId) this.end(stalled, "abort");

@@ -1,7 +1,7 @@
 // Runs in a browser.
 /** Stream table entries: their fields and their validity (IHI 0070 §5.2; reference 6.2). */
 import { type Granule, lpae, stage2StartIsLegal, TranslationStage } from "../../pagetable/index.ts";
-import { addressSize, type Features, outputFormat, supportsGranule } from "./features.ts";
+import { addressSize, type Features, outputFormat, rootAlignment, supportsGranule } from "./features.ts";
 import { addressField, hex } from "./fetch.ts";
 
 export const STE_WORDS = 16;
@@ -61,12 +61,14 @@ export class StreamTableEntry {
     this.streamId = streamId;
     this.address = address;
     const configuration = (w[0] >>> 1) & 7;
+    const format = (w[0] >>> 4) & 3;
+    const substream = w[2] & 3;
     this.abort = configuration < 4;
     this.stage1 = !this.abort && (configuration & 1) !== 0;
-    this.contextFormat = (w[0] >>> 4) & 3;
+    this.contextFormat = format === 3 ? CD_TABLE_LINEAR : format;
     this.contextPointer = addressField(w[0], w[1], 6);
     this.contextBits = w[1] >>> 27;
-    this.defaultSubstream = w[2] & 3;
+    this.defaultSubstream = substream === 3 ? S1DSS_TERMINATE : substream;
     this.stallsForbidden = features.stallModel === 0 && ((w[2] >>> 27) & 1) === 1;
     this.vmid = features.stage2 ? w[4] & 0xffff : 0;
     const eats = (w[2] >>> 28) & 3;
@@ -74,14 +76,15 @@ export class StreamTableEntry {
     this.responsesHavePasid = ((w[2] >>> 18) & 1) === 1;
     const streamWorld = w[2] >>> 30;
     const withStage2 = !this.abort && (configuration & 2) !== 0;
-    this.regime = streamWorld === 2 && !withStage2 ? (el2Host ? REGIME_EL2_E2H : REGIME_EL2) : REGIME_EL1;
+    const hypervisor = usesStreamWorld(features, withStage2) && streamWorld === 2;
+    this.regime = hypervisor ? (el2Host ? REGIME_EL2_E2H : REGIME_EL2) : REGIME_EL1;
 
     if ((w[0] & 1) === 0) this.illegal = "V (bit 0) is 0";
     else if (!this.abort) {
       this.illegal =
         (this.stage1 ? illegalStage1(this, streamWorld, w, features, withStage2) : undefined) ??
         (withStage2 ? illegalStage2(w, features) : undefined) ??
-        (configuration === 4 ? undefined : illegalAts(w, features, configuration));
+        (configuration === 4 ? undefined : (illegalVmid(this, features) ?? illegalAts(w, features, configuration)));
     }
     if (this.illegal === undefined && withStage2) this.stage2 = decodeStage2(w, features);
   }
@@ -92,7 +95,12 @@ export class StreamTableEntry {
   }
 }
 
-/** §5.2, fields of stage 1. */
+/** Whether STRW says what regime stage 1 is of; elsewhere it is IGNORED (§5.2.2 IgnoreSTESTRW). */
+function usesStreamWorld(features: Features, withStage2: boolean): boolean {
+  return features.hypervisor && !withStage2;
+}
+
+/** §5.2.2: fields of stage 1. */
 function illegalStage1(
   ste: StreamTableEntry,
   streamWorld: number,
@@ -105,21 +113,25 @@ function illegalStage1(
   if (contextBits > features.substreamIdBits) {
     return `S1CDMax (bits 63:59) is ${contextBits}, more than the ${features.substreamIdBits} bits of IDR1.SSIDSIZE`;
   }
-  // S1Fmt and S1DSS are IGNORED if there is only one CD.
-  if (contextBits > 0) {
-    if (contextFormat === 3) return "S1Fmt (bits 5:4) is reserved";
-    if (contextFormat !== CD_TABLE_LINEAR && !features.twoLevelContextTable) {
-      return "S1Fmt (bits 5:4) asks for two levels, which IDR0.CD2L lacks";
-    }
-    if (ste.defaultSubstream === 3) return "S1DSS (bits 65:64) is reserved";
+  if (contextBits > 0 && contextFormat !== CD_TABLE_LINEAR && !features.twoLevelContextTable) {
+    return "S1Fmt (bits 5:4) asks for two levels, which IDR0.CD2L lacks";
   }
-  if (!withStage2 && (streamWorld === 1 || streamWorld === 3)) return "STRW (bits 95:94) is reserved";
-  if (!withStage2 && streamWorld === 2 && !features.hypervisor) return "STRW (bits 95:94) is EL2 without IDR0.HYP";
+  // Under stage 2 it is an intermediate address, and stage 2 says what is wrong with it (§3.4.3).
+  if (!withStage2 && ste.contextPointer >= 2 ** features.outputBits) {
+    return `S1ContextPtr (bits 55:6) is beyond the ${features.outputBits} bits of IDR5.OAS`;
+  }
+  if (usesStreamWorld(features, withStage2) && (streamWorld & 1) === 1) return "STRW (bits 95:94) is reserved";
   const stallDisable = (w[2] >>> 27) & 1;
   if (stallDisable === 1 && features.stallModel !== 0) {
     return `S1STALLD (bit 91) is 1, but IDR0.STALL_MODEL is ${features.stallModel}`;
   }
   return undefined;
+}
+
+/** §5.2.2: the VMID tags what regime EL1 translates, at whatever stage. */
+function illegalVmid({ vmid, regime }: StreamTableEntry, features: Features): string | undefined {
+  if (regime !== REGIME_EL1 || features.vmid16 || vmid < 256) return undefined;
+  return `S2VMID (bits 143:128) is ${hex(vmid)}, more than 8 bits`;
 }
 
 /** EATS is IGNORED without ATS (§5.2). A stall at stage 2 cannot be told to a device that translates ahead. */
@@ -145,7 +157,7 @@ function stage2OutputBits(w: Uint32Array, features: Features): number {
   return addressSize((w[5] >>> 16) & 7, features.outputBits);
 }
 
-/** §5.2, fields of stage 2; the start level also DDI 0487 D8.2.2. */
+/** §5.2.2: fields of stage 2; the start level also DDI 0487 D8.2.2. */
 function illegalStage2(w: Uint32Array, features: Features): string | undefined {
   if (!features.stage2) return "Config (bits 3:1) asks for stage 2, which IDR0.S2P lacks";
   const high = w[5];
@@ -154,10 +166,11 @@ function illegalStage2(w: Uint32Array, features: Features): string | undefined {
   if (granuleLog2 === undefined) return "S2TG (bits 175:174) is reserved";
   if (!supportsGranule(features, granuleLog2))
     return `S2TG (bits 175:174): IDR5 lacks the granule of ${2 ** granuleLog2}`;
-  const outputBits = stage2OutputBits(w, features);
   const t0sz = 64 - inputBits;
-  if (inputBits > features.outputBits) {
-    return `S2T0SZ (bits 165:160) is ${t0sz}: ${inputBits} bits of input, more than the ${features.outputBits} of IDR5.OAS`;
+  // Only tables of the 64 KiB granule have room for more than 48 bits, in and out.
+  const mostBits = granuleLog2 === 16 ? 52 : 48;
+  if (inputBits > Math.min(features.outputBits, mostBits)) {
+    return `S2T0SZ (bits 165:160) is ${t0sz}: ${inputBits} bits of input, more than the ${features.outputBits} of IDR5.OAS or the ${mostBits} of its granule`;
   }
   if (t0sz > 39) return `S2T0SZ (bits 165:160) is ${t0sz}, more than 39`;
   const sl0 = (high >>> 6) & 3;
@@ -175,10 +188,10 @@ function illegalStage2(w: Uint32Array, features: Features): string | undefined {
   if ((ha === 1 && features.httu < 1) || (hd === 1 && features.httu < 2)) {
     return `S2H${ha === 1 ? "A (bit 184)" : "D (bit 183)"} is 1, but IDR0.HTTU is ${features.httu}`;
   }
-  if (hd === 1 && ha === 0) return "S2HD (bit 183) is 1 without S2HA (bit 184)";
   const stalls = (high >>> 25) & 1;
   if (stalls === 1 && features.stallModel === 1) return "S2S (bit 185) is 1, but IDR0.STALL_MODEL has no stalls";
   if (stalls === 0 && features.stallModel === 2) return "S2S (bit 185) is 0, but IDR0.STALL_MODEL forces stalls";
+  const outputBits = Math.min(stage2OutputBits(w, features), mostBits);
   return addressField(w[6], w[7], 4) >= 2 ** outputBits
     ? `S2TTB (bits 243:196) is beyond the ${outputBits} bits of S2PS`
     : undefined;
@@ -188,13 +201,15 @@ function decodeStage2(w: Uint32Array, features: Features): Stage2Configuration {
   const { inputBits, granuleLog2, startLevel } = stage2Fields(w);
   const high = w[5];
   const outputBits = stage2OutputBits(w, features);
+  const setAccessFlag = ((high >>> 24) & 1) === 1;
   return {
     stage: new TranslationStage({
       format: lpae({ stage: 2, inputBits, startLevel, ...outputFormat(features, granuleLog2!, outputBits) }),
-      root: addressField(w[6], w[7], 4),
+      root: addressField(w[6], w[7], rootAlignment(outputBits)),
       accessFlagFaults: ((high >>> 21) & 1) === 0,
-      setAccessFlag: ((high >>> 24) & 1) === 1,
-      setDirty: ((high >>> 23) & 1) === 1,
+      setAccessFlag,
+      // S2HD without S2HA is as neither.
+      setDirty: setAccessFlag && ((high >>> 23) & 1) === 1,
     }),
     stalls: ((high >>> 25) & 1) === 1,
     records: ((high >>> 26) & 1) === 1,

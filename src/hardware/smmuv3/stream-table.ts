@@ -4,7 +4,7 @@ import type { PhysicalMemory } from "../../memory/index.ts";
 import type { ConfigurationCache, StreamTableLevel1 } from "./config-cache.ts";
 import { C_BAD_STREAMID, F_STE_FETCH, type Fault } from "./faults.ts";
 import { addressField, fetchWords, hex } from "./fetch.ts";
-import { CR2, type Registers, STRTAB_BASE, STRTAB_BASE_CFG } from "./registers.ts";
+import { CR2, CR2_E2H, type Registers, STRTAB_BASE, STRTAB_BASE_CFG } from "./registers.ts";
 import { STE_WORDS, StreamTableEntry } from "./ste.ts";
 
 const STE_BYTES = STE_WORDS * 4;
@@ -39,7 +39,7 @@ export class StreamTable {
     const address = this.locate(streamId);
     if (typeof address !== "number") return address;
     if (!fetchWords(this.memory, address, this.words, STE_WORDS)) return abortedFetch(address, "the STE");
-    const el2Host = (this.registers.get(CR2) & 1) === 1;
+    const el2Host = (this.registers.get(CR2) & CR2_E2H) !== 0;
     const ste = new StreamTableEntry(streamId, address, this.words, this.registers.features, el2Host);
     this.cache.keepStream(ste);
     return ste;

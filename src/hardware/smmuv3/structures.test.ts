@@ -61,32 +61,57 @@ describe("stream table entries", () => {
     ["no stage 1", steWords(STE_STAGE1), { stage1: false }, /IDR0.S1P/],
     ["no stage 2", stage2Ste, { stage2: false }, /IDR0.S2P/],
     ["too many CDs", steWords(STE_STAGE1, { contextBits: 9 }), { substreamIdBits: 8 }, /S1CDMax.*9.*8 bits/],
-    ["S1Fmt 3", steWords(STE_STAGE1, { contextBits: 1, format: 3 }), {}, /S1Fmt.*reserved/],
     ["two levels of CDs", steWords(STE_STAGE1, { contextBits: 1, format: 2 }), { twoLevelContextTable: false }, /CD2L/],
-    ["S1DSS 3", steWords(STE_STAGE1, { contextBits: 1, s1dss: 3 }), {}, /S1DSS.*reserved/],
+    ["S1ContextPtr", steWords(STE_STAGE1, { contexts: 2 ** 44 }), { outputBits: 44 }, /S1ContextPtr.*44 bits/],
     ["STRW 1", steWords(STE_STAGE1, { word1: 2n ** 30n }), {}, /STRW.*reserved/],
-    ["STRW EL2", steWords(STE_STAGE1, { word1: 2n ** 31n }), { hypervisor: false }, /IDR0.HYP/],
+    ["STRW 3", steWords(STE_STAGE1, { word1: 3n * 2n ** 30n }), {}, /STRW.*reserved/],
+    ["S2VMID with stage 1", withBits(steWords(STE_STAGE1), 2, 8, 1n), { vmidBits: 8 }, /S2VMID.*0x100.*8 bits/],
+    ["S2VMID with stage 2", withBits(stage2Ste, 2, 15, 1n), { vmidBits: 8 }, /S2VMID.*8 bits/],
     ["S1STALLD", steWords(STE_STAGE1, { word1: 2n ** 27n }), { stalls: "terminate" }, /S1STALLD.*STALL_MODEL is 1/],
     ["S2AA64 0", without(stage2Ste, 2, 51), {}, /S2AA64/],
     ["S2TG 3", withBits(stage2Ste, 2, 46, 3n), {}, /S2TG.*reserved/],
     ["S2TG of another granule", withBits(stage2Ste, 2, 46, 1n), { granules: [4096] }, /granule of 65536/],
     ["S2T0SZ small", without(stage2Ste, 2, 32, 6), {}, /S2T0SZ.*64 bits of input/],
+    ["S2T0SZ of small granules", withBits(without(stage2Ste, 2, 32, 6), 2, 32, 12n), { outputBits: 52 }, /48 of its/],
     ["S2T0SZ large", withBits(stage2Ste, 2, 32, 63n), {}, /S2T0SZ.*more than 39/],
     ["S2SL0 3", withBits(stage2Ste, 2, 38, 3n), {}, /S2SL0.*reserved/],
     ["S2SL0 0", without(stage2Ste, 2, 38, 2), {}, /S2SL0.*level 2.*does not fit 40 bits/],
     ["S2ENDI", withBits(stage2Ste, 2, 52, 1n), {}, /S2ENDI/],
     ["S2HA", withBits(stage2Ste, 2, 56, 1n), {}, /S2HA/],
+    ["S2HD", withBits(stage2Ste, 2, 55, 1n), {}, /S2HD/],
     ["S2S", withBits(stage2Ste, 2, 57, 1n), { stalls: "terminate" }, /S2S/],
     ["no S2S", stage2Ste, { stalls: "stall" }, /S2S.*forces stalls/],
     ["S2TTB", withBits(stage2Ste, 3, 48, 1n), {}, /S2TTB.*beyond the 48 bits/],
+    ["S2TTB of small granules", withBits(withBits(stage2Ste, 2, 48, 6n), 3, 48, 1n), { outputBits: 52 }, /the 48 bits/],
+    ["EATS with S2S", withBits(withBits(stage2Ste, 1, 28, 1n), 2, 57, 1n), { ats: true }, /EATS.*S2S/],
+    ["split EATS, one stage", withBits(stage2Ste, 1, 28, 2n), { ats: true }, /EATS.*without both stages/],
   ])("ILLEGAL: %s", (_, words, choices, reason) => {
     expect(ste(words, choices).illegal).toMatch(reason);
   });
 
-  test("S1Fmt, S1DSS and stage 2 fields do not matter where they are not used", () => {
-    expect(ste(steWords(STE_STAGE1, { format: 3, s1dss: 3 })).illegal).toBeUndefined();
-    expect(ste(withBits(steWords(STE_STAGE1), 2, 46, 3n)).illegal).toBeUndefined();
-    expect(ste(withBits(steWords(STE_BYPASS), 2, 46, 3n)).illegal).toBeUndefined();
+  const el2 = steWords(STE_STAGE1, { word1: 2n ** 31n });
+  test.each<[string, readonly bigint[], FeatureChoices]>([
+    ["S1Fmt and S1DSS of one CD", steWords(STE_STAGE1, { format: 2, s1dss: 3 }), { twoLevelContextTable: false }],
+    ["S1Fmt without SubstreamIDs", steWords(STE_STAGE1, { format: 2 }), { substreamIdBits: 0 }],
+    ["fields of stage 2 without it", withBits(steWords(STE_STAGE1), 2, 46, 3n), {}],
+    ["all fields of a bypass", withBits(withBits(steWords(STE_BYPASS), 2, 46, 3n), 1, 30, 1n), {}],
+    ["all fields of an abort", steWords(STE_ABORT).map((word, i) => (i === 0 ? word + 2n ** 59n : 2n ** 64n - 1n)), {}],
+    ["STRW under stage 2", steWords(STE_NESTED, { stage2, word1: 2n ** 30n }), {}],
+    ["STRW without EL2", steWords(STE_STAGE1, { word1: 3n * 2n ** 30n }), { hypervisor: false }],
+    ["S2VMID of EL2", withBits(el2, 2, 8, 1n), { vmidBits: 8 }],
+    ["S2VMID without stage 2", withBits(steWords(STE_STAGE1), 2, 8, 1n), { vmidBits: 8, stage2: false }],
+    ["S1ContextPtr under stage 2", steWords(STE_NESTED, { stage2, contexts: 2 ** 49 }), {}],
+    ["EATS without ATS", withBits(stage2Ste, 1, 28, 2n), {}],
+    ["a reserved EATS", withBits(stage2Ste, 1, 28, 3n), { ats: true }],
+    ["EATS of a bypass", withBits(steWords(STE_BYPASS), 1, 28, 2n), { ats: true }],
+    ["S2HD without S2HA, which is as neither", withBits(stage2Ste, 2, 55, 1n), { dirtyTracking: true }],
+  ])("does not matter: %s", (_, words, choices) => {
+    expect(ste(words, choices).illegal).toBeUndefined();
+  });
+
+  test("reserved values of S1Fmt and S1DSS are as 0: a linear table, terminate", () => {
+    const entry = ste(steWords(STE_STAGE1, { contextBits: 1, format: 3, s1dss: 3 }));
+    expect([entry.illegal, entry.contextFormat, entry.defaultSubstream]).toEqual([undefined, 0, 0]);
   });
 
   test("STRW chooses the regime; under stage 2 it is NS-EL1 whatever STRW says", () => {
@@ -106,6 +131,39 @@ describe("context descriptors", () => {
     expect(cd(dead).illegal).toBeUndefined();
   });
 
+  const both = withBits(withBits(good, 0, 14, 1n), 0, 15, 1n);
+  const unusable = withBits(withBits(without(good, 0, 30), 0, 14, 1n), 0, 6, 3n);
+  const el2 = ste(steWords(STE_STAGE1, { word1: 2n ** 31n }));
+  test.each<[string, readonly bigint[], FeatureChoices, StreamTableEntry]>([
+    ["ENDI with both halves disabled", both, {}, ste(steWords(STE_STAGE1))],
+    [
+      "TG0 with EPD0",
+      withBits(unusable, 0, 22, 2n).map((word, i) => (i === 0 ? word + 16n * 2n ** 16n : word)),
+      {},
+      ste(steWords(STE_STAGE1)),
+    ],
+    ["the ASID of EL2", withBits(good, 0, 56, 1n), { asidBits: 8 }, el2],
+    ["the upper half of EL2", without(good, 0, 30), {}, el2],
+    [
+      "HD without HA, which is as neither",
+      withBits(good, 0, 42, 1n),
+      { dirtyTracking: true },
+      ste(steWords(STE_STAGE1)),
+    ],
+  ])("does not matter: %s", (_, words, choices, of) => {
+    expect(cd(words, choices, of).illegal).toBeUndefined();
+  });
+
+  test("EL2 has one half, whatever EPD0 and EPD1 say", () => {
+    const { lower, upper } = cd(withBits(without(good, 0, 30), 0, 14, 1n), {}, el2);
+    expect([lower !== undefined, upper]).toEqual([true, undefined]);
+  });
+
+  test("HD without HA updates nothing", () => {
+    const { lower } = cd(withBits(good, 0, 42, 1n), { dirtyTracking: true });
+    expect([lower!.stage.setAccessFlag, lower!.stage.setDirty]).toEqual([false, false]);
+  });
+
   test.each<[string, readonly bigint[], FeatureChoices, RegExp]>([
     ["V 0", without(good, 0, 31), {}, /^V \(bit 31\) is 0/],
     ["AA64 0", without(good, 0, 41), {}, /AA64/],
@@ -120,6 +178,8 @@ describe("context descriptors", () => {
     ["TG0 3", withBits(good, 0, 6, 3n), {}, /TG0.*reserved/],
     ["TG1 0", without(good, 0, 30), {}, /TG1.*reserved/],
     ["TTB0", withBits(good, 1, 48, 1n), {}, /TTB0.*beyond the 48 bits/],
+    ["TTB0, small IPS", withBits(without(good, 0, 32, 3), 1, 32, 1n), {}, /TTB0.*beyond the 32 bits/],
+    ["TTB0 of small granules", withBits(withBits(good, 0, 32, 7n), 1, 48, 1n), { outputBits: 52 }, /TTB0.*the 48 bits/],
   ])("ILLEGAL: %s", (_, words, choices, reason) => {
     expect(cd(words, choices).illegal).toMatch(reason);
   });

@@ -9,6 +9,7 @@ interface Entry {
   readonly asid: number;
   readonly global: boolean;
   readonly stage2: boolean;
+  readonly privateAsid: boolean;
   readonly page: number;
   readonly shift: number;
   readonly leafShift: number;
@@ -39,6 +40,7 @@ const operation = fc.oneof(
       ...small,
       global: fc.boolean(),
       stage2: fc.boolean(),
+      privateAsid: fc.boolean(),
       page,
       shift: fc.constantFrom(...sizes),
       leafShift: fc.constantFrom(...sizes),
@@ -64,7 +66,16 @@ const operation = fc.oneof(
       granuleLog2: fc.constantFrom(12, 12, 14, 16),
     }),
   },
-  { weight: 6, arbitrary: fc.record({ kind: fc.constant("find" as const), ...small, stage2: fc.boolean(), page }) },
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      kind: fc.constant("find" as const),
+      ...small,
+      stage2: fc.boolean(),
+      privateAsid: fc.boolean(),
+      page,
+    }),
+  },
 );
 
 function words(pageNumber: number): { high: number; low: number } {
@@ -78,22 +89,23 @@ function lookup(at: {
   vmid: number;
   asid: number;
   stage2: boolean;
+  privateAsid: boolean;
   page: number;
 }): [number, number, number, number] {
   const { high, low } = words(at.page);
-  return [high, low, at.asid | (at.vmid << 16), contextTag(at.regime, at.stage2)];
+  return [high, low, at.asid | (at.vmid << 16), contextTag(at.regime, at.stage2, at.privateAsid)];
 }
 
 function covers(
   entry: Entry,
-  at: { regime: number; vmid: number; asid: number; stage2: boolean; page: number },
+  at: { regime: number; vmid: number; asid: number; stage2: boolean; privateAsid: boolean; page: number },
 ): boolean {
   const pages = 2 ** (entry.shift - 12);
   return (
     entry.regime === at.regime &&
     entry.vmid === at.vmid &&
     entry.stage2 === at.stage2 &&
-    (entry.global || entry.asid === at.asid) &&
+    (entry.global ? entry.privateAsid === at.privateAsid : entry.asid === at.asid) &&
     Math.floor(entry.page / pages) === Math.floor(at.page / pages)
   );
 }
@@ -122,11 +134,14 @@ test("a hit is always an entry that was inserted and not invalidated; nothing is
           const leafShift = Math.max(op.shift, op.leafShift);
           const output = 2 ** 40 + reference.length * 2 ** 30 + (((op.page % 512) + 512) % 512) * PAGE;
           // An entry over another one never happens: what is there is found, or dropped, first.
-          const overlaps = (other: Entry): boolean =>
-            covers({ ...other, shift: Math.max(other.shift, op.shift), global: other.global || op.global }, op);
+          const overlaps = (other: Entry): boolean => {
+            const privateAsid = other.global && op.global ? other.privateAsid : op.privateAsid;
+            const shift = Math.max(other.shift, op.shift);
+            return covers({ ...other, shift, global: other.global || op.global, privateAsid }, op);
+          };
           if (reference.some(overlaps)) continue;
           const { high, low } = words(op.page);
-          const tag = contextTag(op.regime, op.stage2);
+          const tag = contextTag(op.regime, op.stage2, op.privateAsid);
           tlb.insert(high, low, op.asid | (op.vmid << 16), tag, op.shift, leafShift, output, 3, op.global);
           reference.push({ ...op, leafShift, output });
           if (tlb.size < reference.length) {

@@ -28,14 +28,16 @@ const REGIME_MASK = 6;
 /** The entry's output went through stage 2. */
 export const TAG_STAGE2 = 8;
 const GLOBAL = 16;
+/** CD.ASET: the context's ASID is not one of the CPUs'. Global entries serve contexts of their own set alone (§3.17.1). */
+const PRIVATE_SET = 32;
 const SHIFT_SHIFT = 8;
 
 const ASID_MASK = 0xffff;
 const VMID_MASK = ~ASID_MASK;
 
-/** The tag of a context: a regime (0 to 3), with or without stage 2. */
-export function contextTag(regime: number, stage2: boolean): number {
-  return VALID | (regime << REGIME_SHIFT) | (stage2 ? TAG_STAGE2 : 0);
+/** The tag of a context: a regime (0 to 3), with or without stage 2, with an ASID shared with CPUs or a private one. */
+export function contextTag(regime: number, stage2: boolean, privateAsid = false): number {
+  return VALID | (regime << REGIME_SHIFT) | (stage2 ? TAG_STAGE2 : 0) | (privateAsid ? PRIVATE_SET : 0);
 }
 
 /** Which entries an invalidation is for. */
@@ -81,9 +83,10 @@ export class Tlb {
   /** The slot that translates an address, or -1. `tag` is a {@link contextTag}. */
   find(high: number, low: number, owner: number, tag: number): number {
     const { sizes } = this;
+    const ownTag = tag & ~PRIVATE_SET;
     for (let i = 0; i < sizes.length; i++) {
       const shift = sizes[i];
-      let slot = this.probe(high, low, owner, tag, shift);
+      let slot = this.probe(high, low, owner, ownTag, shift);
       if (slot < 0 && this.globals > 0) slot = this.probe(high, low, owner & VMID_MASK, tag | GLOBAL, shift);
       if (slot >= 0) {
         if (i > 0) this.moveToFront(i);
@@ -129,7 +132,7 @@ export class Tlb {
     global: boolean,
   ): void {
     const entryOwner = global ? owner & VMID_MASK : owner;
-    const entryTag = (global ? tag | GLOBAL : tag) | (shift << SHIFT_SHIFT);
+    const entryTag = (global ? tag | GLOBAL : tag & ~PRIVATE_SET) | (shift << SHIFT_SHIFT);
     const maskedHigh = maskHigh(high, shift);
     const maskedLow = maskLow(low, shift);
     const first = setOf(maskedHigh, maskedLow, entryOwner, shift) * WAYS;
@@ -208,8 +211,10 @@ export class Tlb {
       const slot = this.probe(high, low, owner, tag | stage2, shift);
       if (slot >= 0) this.drop(slot);
       if (this.globals === 0) continue;
-      const global = this.probe(high, low, owner & VMID_MASK, tag | stage2 | GLOBAL, shift);
-      if (global >= 0) this.drop(global);
+      for (let set = 0; set <= PRIVATE_SET; set += PRIVATE_SET) {
+        const global = this.probe(high, low, owner & VMID_MASK, tag | stage2 | GLOBAL | set, shift);
+        if (global >= 0) this.drop(global);
+      }
     }
   }
 

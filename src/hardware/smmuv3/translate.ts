@@ -179,7 +179,7 @@ export class Translator {
     this.fail(fault, context);
   }
 
-  /** Which CD a transaction uses; {@link NO_SUBSTREAM} if stage 1 is bypassed (§3.3.2, §5.2 S1DSS, §7.3.8, §7.3.10). */
+  /** Which CD a transaction uses; {@link NO_SUBSTREAM} if stage 1 is bypassed (§3.3.2, §5.2 S1DSS, §7.3.7, §7.3.9). */
   private substreamOf(ste: StreamTableEntry, substreamId: number): number | Fault {
     const bad = (why: () => string): Fault => ({ event: C_BAD_SUBSTREAMID, why });
     if (substreamId === NO_SUBSTREAM) {
@@ -199,7 +199,10 @@ export class Translator {
       );
     }
     if (substreamId === 0 && ste.defaultSubstream === S1DSS_SUBSTREAM0) {
-      return bad(() => `${ste.label}: S1DSS (bits 65:64) keeps SubstreamID 0 for transactions without one`);
+      return {
+        event: F_STREAM_DISABLED,
+        why: () => `${ste.label}: S1DSS (bits 65:64) keeps SubstreamID 0 for transactions without one`,
+      };
     }
     return substreamId;
   }

@@ -70,9 +70,10 @@ function invalidity(low: number, level: number): string {
 }
 
 function missingRight(low: number, needed: number, stage: 1 | 2): string {
-  const write = needed === RIGHT_WRITE;
+  const write = (needed & RIGHT_WRITE) !== 0;
   if (stage === 2) {
-    return write ? "S2AP[1] (bit 7) is 0: no writes" : "S2AP[0] (bit 6) is 0: no reads";
+    // An update of a stage 1 table needs both.
+    return write && (low & 0x80) === 0 ? "S2AP[1] (bit 7) is 0: no writes" : "S2AP[0] (bit 6) is 0: no reads";
   }
   if ((low & 0x40) === 0) return "AP[1] (bit 6) is 0: no unprivileged access";
   if (write && (low & 0x80) !== 0) return "AP[2] (bit 7) makes it read-only";

@@ -8,6 +8,7 @@
 import { IntervalMap } from "../../runtime/index.ts";
 import type { AttachedTable, ContextTables } from "../smmuv3/index.ts";
 import { type DeviceConfig, F_BYPASS_CONFIG, F_MMIO } from "./config.ts";
+import type { ReservedMemory } from "./properties.ts";
 
 /** Statuses (§5.13.6). */
 export const OK = 0;
@@ -41,7 +42,7 @@ interface DeviceDomain {
   endpoints: number;
 }
 
-/** Why there is no translation (§5.13.6.8). */
+/** Why there is no translation (§5.13.6.9). */
 export type FaultReason = "domain" | "mapping";
 
 export class Domains {
@@ -52,14 +53,21 @@ export class Domains {
   /** Feature bits that the driver accepted. */
   features = 0;
   private readonly config: DeviceConfig;
+  /** Addresses of every endpoint that cannot be mapped (§5.13.6.8). */
+  private readonly reserved: readonly ReservedMemory[];
   /** The tables that endpoints are attached to, if that can be. */
   private readonly tables: ContextTables | undefined;
   /** The domain of each endpoint that exists. */
   private readonly endpoints: Map<number, DeviceDomain | undefined>;
   private readonly domains = new Map<number, DeviceDomain>();
 
-  constructor(config: DeviceConfig, endpoints: Iterable<number>, tables?: ContextTables) {
+  constructor(
+    config: DeviceConfig,
+    endpoints: Iterable<number>,
+    { reserved = [], tables }: { readonly reserved?: readonly ReservedMemory[]; readonly tables?: ContextTables } = {},
+  ) {
     this.config = config;
+    this.reserved = reserved;
     this.tables = tables;
     this.endpoints = new Map([...endpoints].map((endpoint) => [endpoint, undefined]));
   }
@@ -131,7 +139,7 @@ export class Domains {
   }
 
   detach(domainId: number, endpoint: number): number {
-    if (!this.endpoints.has(endpoint) || !this.domains.has(domainId)) return NOENT;
+    if (!this.endpoints.has(endpoint)) return NOENT;
     const domain = this.endpoints.get(endpoint);
     if (domain?.id !== domainId) return INVAL;
     this.leave(endpoint, domain);
@@ -148,6 +156,7 @@ export class Domains {
     const { granule, inputRange } = this.config;
     if (start % granule !== 0n || (last + 1n) % granule !== 0n || physical % granule !== 0n) return RANGE;
     if (start < inputRange.start || last > inputRange.last) return RANGE;
+    if (this.reserved.some((region) => start <= region.last && last >= region.start)) return INVAL;
     if (domain.mappings.firstIntersecting(start, last) !== undefined) return INVAL;
     domain.mappings.insert(start, last, { physical: Number(physical), flags });
     return OK;

@@ -1,5 +1,5 @@
 // Runs in a browser.
-/** Accesses that failed: as an event for the driver (§5.13.6.8), and in words for people. */
+/** Accesses that failed: as an event for the driver (§5.13.6.9), and in words for people. */
 import type { FaultReason } from "./domains.ts";
 
 export const FAULT_BYTES = 24;

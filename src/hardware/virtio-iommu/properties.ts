@@ -1,6 +1,6 @@
 // Runs in a browser.
 /**
- * Answers to PROBE: lists of properties (§5.13.6.7): reserved memory (§5.13.6.7.1), and, where tables can be attached, which
+ * Answers to PROBE: lists of properties (§5.13.6.8): reserved memory, and, where tables can be attached, which
  * ones. The latter are a proposal (reference 7.5); docs/virtio-tables.md has their layouts.
  */
 

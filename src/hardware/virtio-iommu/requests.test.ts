@@ -71,11 +71,16 @@ describe("requests", () => {
     bench.statusOf(attach(1, 8));
     bench.statusOf(attach(2, 16));
     expect(bench.statusOf(detach(1, 9))).toBe(NOENT);
-    expect(bench.statusOf(detach(3, 8))).toBe(NOENT);
+    expect(bench.statusOf(detach(3, 8))).toBe(INVAL);
     expect(bench.statusOf(detach(2, 8))).toBe(INVAL);
-    expect(bench.statusOf(detach(1, 8, 1n))).toBe(INVAL);
     expect(bench.statusOf(detach(1, 8))).toBe(OK);
-    expect(bench.statusOf(detach(1, 8))).toBe(NOENT);
+    expect(bench.statusOf(detach(1, 8))).toBe(INVAL);
+  });
+
+  it("DETACH ignores its reserved field", () => {
+    const bench = new Workbench().start(0x04);
+    bench.statusOf(attach(1, 8));
+    expect(bench.statusOf(detach(1, 8, 1n))).toBe(OK);
   });
 
   it("MAP: domain, flags, alignment, range and overlap", () => {
@@ -97,6 +102,16 @@ describe("requests", () => {
     expect(bench.statusOf(map(1, 0x10000n, 0x11fffn, 0n))).toBe(OK);
     expect(bench.statusOf(map(1, 0x11000n, 0x12fffn, 0n))).toBe(INVAL);
     expect(bench.device.occupancy.mappings).toBe(1);
+  });
+
+  it("MAP: no address of a reserved region", () => {
+    const reserved = [{ kind: "msi", start: 0x800_0000n, last: 0x80f_ffffn }] as const;
+    const bench = new Workbench({}, { reserved }).start(0x04);
+    bench.statusOf(attach(1, 8));
+    expect(bench.statusOf(map(1, 0x7ff_f000n, 0x800_0fffn, 0n))).toBe(INVAL);
+    expect(bench.statusOf(map(1, 0x80f_f000n, 0x80f_ffffn, 0n))).toBe(INVAL);
+    expect(bench.statusOf(map(1, 0x7ff_f000n, 0x7ff_ffffn, 0n))).toBe(OK);
+    expect(bench.statusOf(map(1, 0x810_0000n, 0x810_0fffn, 0n))).toBe(OK);
   });
 
   it("MAP: the whole of 64 bits in one mapping", () => {
@@ -186,7 +201,8 @@ describe("requests", () => {
     ]);
     expect(answer.slice(52).every((byte) => byte === 0)).toBe(true);
     expect(bench.send(probe(9), 516).answer[512]).toBe(NOENT);
-    expect(bench.send(probe(8), 12)).toEqual({ answer: [...new Array(8).fill(0xee), INVAL, 0, 0, 0], written: 12 });
+    expect(bench.send(probe(8), 12)).toEqual({ answer: [...new Array(8).fill(0), INVAL, 0, 0, 0], written: 12 });
+    expect(bench.send(probe(8).slice(0, 71), 516).answer[512]).toBe(INVAL);
   });
 
   it("a request that is not negotiated, too short, unknown, or without room for an answer", () => {
@@ -196,6 +212,8 @@ describe("requests", () => {
     expect(bench.statusOf(attach(1, 8).slice(0, 19))).toBe(INVAL);
     const untouched = [0xee, 0xee, 0xee, 0xee];
     expect(bench.send([9, 0, 0, 0])).toEqual({ answer: untouched, written: 0 });
+    const withoutProbe = new Workbench({ probe: false }).start(0x04);
+    expect(withoutProbe.send(probe(8))).toEqual({ answer: untouched, written: 0 });
     expect(bench.send([])).toEqual({ answer: untouched, written: 0 });
     expect(bench.send(attach(1, 8), 3)).toEqual({ answer: untouched.slice(1), written: 0 });
     expect(bench.status).toBe(15);

@@ -33,10 +33,7 @@ const kinds: Readonly<Record<number, RequestKind>> = {
     name: "DETACH",
     bytes: 20,
     feature: 0,
-    execute: (domains, request) =>
-      request.getBigUint64(12, true) !== 0n
-        ? INVAL
-        : domains.detach(request.getUint32(4, true), request.getUint32(8, true)),
+    execute: (domains, request) => domains.detach(request.getUint32(4, true), request.getUint32(8, true)),
   },
   3: {
     name: "MAP",
@@ -70,6 +67,7 @@ const kinds: Readonly<Record<number, RequestKind>> = {
   7: { name: "INVALIDATE", bytes: 56, feature: F_ATTACH_TABLE, execute: invalidate },
 };
 const PROBE = 5;
+const NO_PROPERTIES = new Uint8Array(0);
 const LONGEST = 76;
 
 export interface Answer {
@@ -101,31 +99,26 @@ export class RequestHandler {
   }
 
   /**
-   * Carries a request out and writes its status. A buffer without room for one, or of an unknown type, goes back with
-   * nothing written (§5.13.6.2). Throws BusError where its memory is not there.
+   * Carries a request out and writes its status. A buffer without room for one, or of a type that the device does not have,
+   * goes back with nothing written (§5.13.6.2). Throws BusError where its memory is not there.
    */
   handle(chain: Chain): Answer {
-    const { domains } = this;
+    const { domains, config } = this;
     chain.read(this.bytes);
     const type = chain.readableBytes === 0 ? 0 : this.bytes[0];
     const kind = kinds[type];
-    if (kind === undefined || chain.writableBytes < TAIL_BYTES) return { name: kind?.name, status: UNSUPP, written: 0 };
+    const isKnown = kind !== undefined && (kind.feature & ~config.features) === 0;
+    if (!isKnown || chain.writableBytes < TAIL_BYTES) return { name: kind?.name, status: UNSUPP, written: 0 };
     const { name } = kind;
-    if ((kind.feature & ~domains.features) !== 0) return this.answer(chain, name, UNSUPP, 0);
-    if (chain.readableBytes < kind.bytes) return this.answer(chain, name, INVAL, 0);
-    if (type !== PROBE) return this.answer(chain, name, kind.execute(domains, this.view), 0);
-
-    const { probeSize } = this.config;
     const room = chain.writableBytes - TAIL_BYTES;
-    if (room < probeSize) return this.answer(chain, name, INVAL, room);
-    const status = kind.execute(domains, this.view);
-    chain.write(status === OK ? this.properties : new Uint8Array(probeSize), 0);
-    return this.answer(chain, name, status, probeSize);
-  }
-
-  private answer(chain: Chain, name: string, status: number, offset: number): Answer {
+    const properties = type === PROBE ? this.properties : NO_PROPERTIES;
+    const isWhole = chain.readableBytes >= kind.bytes && room >= properties.length;
+    let status = UNSUPP;
+    if ((kind.feature & ~domains.features) === 0) status = isWhole ? kind.execute(domains, this.view) : INVAL;
+    const given = status === OK ? properties : new Uint8Array(Math.min(properties.length, room));
+    chain.write(given, 0);
     this.tail[0] = status;
-    chain.write(this.tail, offset);
-    return { name, status, written: offset + TAIL_BYTES };
+    chain.write(this.tail, given.length);
+    return { name, status, written: given.length + TAIL_BYTES };
   }
 }

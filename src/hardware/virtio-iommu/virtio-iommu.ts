@@ -64,7 +64,7 @@ export class VirtioIommu implements RegisterBlock, DmaTarget {
     this.label = options.label ?? "viommu";
     this.space = new ConfigSpace(config);
     this.tables = hasTables ? new ContextTables(memory) : undefined;
-    this.domains = new Domains(config, options.endpoints, this.tables);
+    this.domains = new Domains(config, options.endpoints, { reserved, tables: this.tables });
     this.requests = new RequestHandler(config, this.domains, reserved, this.tables && tableProperties(this.tables));
     this.queues = [new Virtqueue(memory, queueSize), new Virtqueue(memory, queueSize)];
     this.offersBypass = (config.features & F_BYPASS_CONFIG) !== 0;
@@ -213,13 +213,9 @@ export class VirtioIommu implements RegisterBlock, DmaTarget {
     return true;
   }
 
-  /**
-   * What endpoints without a domain may do: until features are negotiated, and after that if the driver knows of
-   * `bypass`, it is what that field says (§5.13.6.2).
-   */
+  /** What endpoints without a domain may do is what `bypass` says, also if the driver does not know of it (§5.13.6). */
   private get bypassesAtLarge(): boolean {
-    const isKnown = !this.registers.featuresAreNegotiated || this.space.bypassIsWritable;
-    return this.offersBypass && isKnown && this.space.bypass;
+    return this.offersBypass && this.space.bypass;
   }
 
   private tell(fault: Fault): void {

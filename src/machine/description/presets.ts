@@ -67,6 +67,17 @@ export const presetInputs: readonly (MachineInput & { readonly name: string })[]
     ],
   },
   {
+    name: "vmm",
+    about:
+      "One SMMUv3 and two edu devices that a virtual machine on x86 can have: with resets, all address bits, and message interrupts where its memory is not.",
+    doorbell: "0xfee00000",
+    iommus: [{ kind: "smmuv3" }],
+    devices: [
+      { model: "edu", address: "00:01.0", capabilities: { flr: true }, options: { dmaMask: 64 } },
+      { model: "edu", address: "00:02.0", capabilities: { flr: true }, options: { dmaMask: 64 } },
+    ],
+  },
+  {
     name: "virtio",
     about: "One virtio IOMMU and exactly two edu devices: the driver maps by requests, without page tables.",
     iommus: [{ kind: "virtio-iommu" }],

@@ -245,16 +245,17 @@ export function resolveReserved(
 
 /** `wants`: a device of this kind stalls, where it can, unless it was said. */
 export function resolveStalls(
-  { canStall }: Pick<DeviceInput, "canStall">,
+  { canStall, iommu: chosen }: Pick<DeviceInput, "canStall" | "iommu">,
   path: Path,
   iommu: IommuDescription | undefined,
   report: Report,
   wants: boolean,
 ): boolean {
   const isPossible = iommu?.kind === "smmuv3";
-  if (canStall && iommu !== undefined && !isPossible) {
+  if (canStall && !isPossible && (iommu !== undefined || chosen === "none")) {
     const where = nameOf([...path, "canStall"]);
-    report([...path, "canStall"], `${where} is true, but only an smmuv3 stalls, and ${iommu.name} is a ${iommu.kind}`);
+    const what = iommu === undefined ? "the device has no IOMMU" : `${iommu.name} is a ${iommu.kind}`;
+    report([...path, "canStall"], `${where} is true, but only an smmuv3 stalls, and ${what}; leave it out`);
   }
   return canStall ?? (wants && isPossible);
 }
@@ -288,9 +289,10 @@ function resolveCapabilities(
 ): CapabilityDescription {
   const input = device.capabilities ?? {};
   const pasids = model === "copy-engine" ? 16 : 0;
-  const { acs = false, ats = false, pri = false, pasid = pasids } = input;
-  const virtual = device.virtualFunctions !== undefined;
-  const extended = Object.entries({ acs, ats, pri, pasid, virtualFunctions: virtual }).find(([, value]) => value)?.[0];
+  const { flr = false, acs = false, ats = false, pri = false, pasid = pasids } = input;
+  const virtualFunctions = device.virtualFunctions !== undefined;
+  const needed = { flr, acs, ats, pri, pasid, virtualFunctions };
+  const extended = Object.entries(needed).find(([, value]) => value)?.[0];
   if (input.express === false && extended) {
     report(
       [...path, "express"],
@@ -299,5 +301,5 @@ function resolveCapabilities(
   }
   if (pri && !ats)
     report([...path, "pri"], `${nameOf([...path, "pri"])} is true, but page requests need ats; add "ats: true"`);
-  return { express: input.express ?? extended !== undefined, acs, ats, pri, pasidBits: pasid };
+  return { express: input.express ?? extended !== undefined, flr, acs, ats, pri, pasidBits: pasid };
 }

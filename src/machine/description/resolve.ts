@@ -29,6 +29,10 @@ const RAM_ALIGN = 2 * MIB;
 const REGISTERS_SIZE = 128 * KIB;
 const REGISTERS_ALIGN = 64 * KIB;
 const FIRST_REGISTERS = 0x9050000;
+/** Where message interrupts go on QEMU's machines for Arm, and on x86. */
+const USUAL_DOORBELL = 0x8000000;
+const X86_DOORBELL = 0xfee00000;
+const DOORBELL_SIZE = MIB;
 
 /** The description, and what keeps it from being one: with any problem, the description is not to be used. */
 export function resolveMachine(
@@ -45,6 +49,7 @@ export function resolveMachine(
     name: input.name ?? fallbackName,
     about: input.about ?? "",
     memory,
+    doorbell: resolveDoorbell(input, memory, iommus, report),
     defaultDomain: input.defaultDomain ?? "dma",
     iommus: iommus.map((iommu, index) => withServicesFor(iommu, devices, iommuInputs[index].features)),
     bridges,
@@ -74,6 +79,33 @@ function resolveMemory({ memory = {} }: MachineInput, report: Report): MemoryDes
   const memlock = memory.memlock ?? "inherit";
   if (memlock === "inherit") return { base, size, memlock };
   return { base, size, memlock: memlock === "unlimited" ? Number.POSITIVE_INFINITY : bytes(memlock) };
+}
+
+function resolveDoorbell(
+  input: MachineInput,
+  memory: MemoryDescription,
+  iommus: readonly IommuDescription[],
+  report: Report,
+): number {
+  if (input.doorbell === undefined) return USUAL_DOORBELL;
+  const doorbell = bytes(input.doorbell);
+  const usual = `${hex(USUAL_DOORBELL)} or ${hex(X86_DOORBELL)} is a usual place`;
+  const range = `the doorbell at ${hex(doorbell)}-${hex(doorbell + DOORBELL_SIZE - 1)}`;
+  if (doorbell % DOORBELL_SIZE !== 0) {
+    report(["doorbell"], `doorbell is ${hex(doorbell)}; it must be a multiple of 1 MiB: ${usual}`);
+  }
+  if (doorbell + DOORBELL_SIZE > PHYSICAL_END) {
+    report(["doorbell"], `${range} lies beyond the 52 bits of a physical address; ${usual}`);
+  }
+  if (overlap(doorbell, DOORBELL_SIZE, memory.base, memory.size)) {
+    const end = memory.base + memory.size - 1;
+    report(["doorbell"], `${range} lies in memory (${hex(memory.base)}-${hex(end)}); it must lie outside: ${usual}`);
+  }
+  for (const { name, base } of iommus) {
+    if (!overlap(doorbell, DOORBELL_SIZE, base, REGISTERS_SIZE)) continue;
+    report(["doorbell"], `${range} overlaps the registers of ${name} at ${hex(base)}; ${usual}`);
+  }
+  return doorbell;
 }
 
 function resolveIommus(inputs: readonly IommuInput[], memory: MemoryDescription, report: Report): IommuDescription[] {
@@ -106,7 +138,7 @@ function resolveIommus(inputs: readonly IommuInput[], memory: MemoryDescription,
     const featuresPath = [...path, "features"];
     checkKind(input.kind, given, featuresPath, report);
     if (input.kind === "virtio-iommu") {
-      iommus.push({ name, kind: input.kind, base, features: resolveVirtioFeatures(given) });
+      iommus.push({ name, kind: input.kind, base, features: resolveVirtioFeatures(given, featuresPath, report) });
       continue;
     }
     const features = resolveSmmuFeatures(given, featuresPath, report);
@@ -184,8 +216,12 @@ function checkKind(kind: IommuInput["kind"], features: FeaturesInput, path: Path
   }
 }
 
-function resolveVirtioFeatures(input: FeaturesInput): VirtioIommuFeatureDescription {
+function resolveVirtioFeatures(input: FeaturesInput, path: Path, report: Report): VirtioIommuFeatureDescription {
   const { inputBits = 48, domainBits = 32, probe = true, mmio = true, bypass = "on", attachTable = false } = input;
+  if (attachTable && !probe) {
+    const where = [...path, "attachTable"];
+    report(where, `${nameOf(where)} is true, but formats of tables are told by probe; "probe: true" is right`);
+  }
   return { inputBits, domainBits, probe, mmio, bypass, attachTable };
 }
 

@@ -108,6 +108,12 @@ export const machineSchema = {
         "How devices translate that nobody has taken: dma (the default: an empty page table), dma-fq (the same, invalidated lazily) or identity.",
       enum: ["dma", "dma-fq", "identity"],
     },
+    doorbell: {
+      description:
+        "Physical address of the 1 MiB where message interrupts go: 0x8000000 (the default), or as on x86 0xfee00000.",
+      anyOf: ADDRESS,
+      errorMessage: "an address such as 0xfee00000",
+    },
     iommus: {
       description: "The IOMMUs. One SMMUv3 called smmu0, if absent; [] for none.",
       type: "array",
@@ -324,6 +330,7 @@ export const machineSchema = {
                 description: "It is a PCI Express endpoint. True if one of the others is given.",
                 type: "boolean",
               },
+              flr: { description: "Function-level reset: a client can reset it by itself.", type: "boolean" },
               acs: {
                 description:
                   "Access Control Services: its functions, or what is behind ports, are kept apart. Of root ports and downstream ports true, if absent.",

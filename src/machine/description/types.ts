@@ -5,6 +5,8 @@ export interface MachineDescription {
   /** One sentence for people, or "". */
   readonly about: string;
   readonly memory: MemoryDescription;
+  /** Physical address of the 1 MiB where message interrupts go: devices cannot reach what an IOVA there stands for. */
+  readonly doorbell: number;
   /** How devices translate that nobody has taken. */
   readonly defaultDomain: "identity" | "dma" | "dma-fq";
   /** In the order in which they are probed. */
@@ -205,6 +207,8 @@ export interface PciAddress {
 export interface CapabilityDescription {
   /** A PCI Express endpoint, with 4096 bytes of configuration space. */
   readonly express: boolean;
+  /** Function-level reset. */
+  readonly flr: boolean;
   readonly acs: boolean;
   readonly ats: boolean;
   readonly pri: boolean;

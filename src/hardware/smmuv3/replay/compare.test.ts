@@ -184,6 +184,18 @@ describe("a case that it does not agree with", () => {
     expect(verdict(wrong, [...bits, { ...bits[0], isRecorderBits: false }])).toBe("failed");
   });
 
+  test("is a quirk without a mark if the recorder takes an invalidation of a granule without range or level", () => {
+    const command = (high: string): Phase["setup"] => [...setup, ["c", "0x12", high], ["c", "0x46", "0x0"], ["d"]];
+    const taken = { CMDQ_PROD: "0x2", CMDQ_CONS: "0x2" };
+    const idle = makeCase([bypass], [], taken, { setup: command("0x400") });
+    expect(compareCase(header, idle).map(({ field }) => field)).toEqual(["GERROR", "CMDQ_CONS"]);
+    expect(verdict(idle, compareCase(header, idle))).toBe("quirk");
+    const levelled = makeCase([bypass], [], taken, { setup: command("0x700") });
+    expect(compareCase(header, levelled)).toEqual([]);
+    const wrong = makeCase([bypass], [], { ...taken, CMDQ_CONS: "0x1" }, { setup: command("0x400") });
+    expect(verdict(wrong, compareCase(header, wrong))).toBe("failed");
+  });
+
   test("is a quirk without a mark if the recorder takes TBI0 for the upper half too", () => {
     const words = (...values: bigint[]): string => Buffer.from(new BigUint64Array(values).buffer).toString("hex");
     const lower = 25n + 2n ** 14n; // T0SZ, EPD0
