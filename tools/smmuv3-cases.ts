@@ -13,6 +13,7 @@ const RAM_END = RAM_BASE + 2 ** 38;
 const OUTPUT_BITS = 44;
 const SIDS = [0x0010, 0x0018, 0x00f5, 0x0500, 0x3a00, 0xff00];
 const PAGE = 4096;
+const PCI_MEMORY_BIT = 39;
 
 class Random {
   private state: number;
@@ -88,7 +89,10 @@ class Memory {
   take(seen: Map<number, bigint>): [string, string][] {
     const changed = [...this.words].filter(([address, word]) => (seen.get(address) ?? 0n) !== word);
     for (const [address, word] of changed) seen.set(address, word);
-    return changed.map(([address, word]) => [hex(address), Buffer.from(new BigUint64Array([word]).buffer).toString("hex")]);
+    return changed.map(([address, word]) => [
+      hex(address),
+      Buffer.from(new BigUint64Array([word]).buffer).toString("hex"),
+    ]);
   }
 }
 
@@ -147,8 +151,16 @@ class Tables {
 }
 
 const GRANULES = [12, 14, 16];
-const TG0 = new Map([[12, 0], [14, 2], [16, 1]]);
-const TG1 = new Map([[12, 2], [14, 1], [16, 3]]);
+const TG0 = new Map([
+  [12, 0],
+  [14, 2],
+  [16, 1],
+]);
+const TG1 = new Map([
+  [12, 2],
+  [14, 1],
+  [16, 3],
+]);
 
 function stage1Format(random: Random): Format {
   const granuleLog2 = random.pick(GRANULES);
@@ -216,18 +228,22 @@ class Case {
   /** The case as a line of the format. */
   line(name: string): string {
     const { random } = this;
-    const setUp = this.memory.addresses();
     const early = random.chance(0.6);
     if (early) this.spoil();
-    this.register(0x20, 0xdn);
     if (random.chance(0.2)) this.writeAnyRegister();
+    this.register(0x20, 0xdn);
     if (random.chance(0.25)) this.command();
     this.accesses(false);
     this.finishPhase();
     for (let phases = random.below(3); phases > 0; phases--) {
-      for (let changes = 1 + random.below(2); changes > 0; changes--) this.spoil(setUp);
+      for (let changes = 1 + random.below(2); changes > 0; changes--) this.spoil();
       const complete = random.chance(0.7);
-      if (complete) for (const words of [[4n, 31n], [0x30n, 0n]]) this.enqueue(words[0], words[1]);
+      if (complete)
+        for (const words of [
+          [4n, 31n],
+          [0x30n, 0n],
+        ])
+          this.enqueue(words[0], words[1]);
       else this.command();
       this.enqueue(0x46n, 0n);
       this.setup.push(["d"]);
@@ -340,40 +356,44 @@ class Case {
     };
   }
 
-  /** Changes a bit or a field of what is in memory. */
-  private spoil(among = this.memory.addresses()): void {
+  /** Flips a bit of what is in memory. */
+  private spoil(): void {
     const { random, memory } = this;
-    const what = random.below(10);
-    if (what < 3) {
+    const kind = random.pick(["STE", "STE", "STE", "CD", "CD", "CD", "descriptor", "descriptor", "descriptor", "any"]);
+    if (kind === "STE") {
       const word = random.below(4);
-      const address = this.ste + 8 * word;
-      const bit = random.below(64);
-      // QEMU ends itself without S2AA64.
-      if (word === 2 && bit === 51) return;
-      memory.write(address, flip(memory.read(address), bit));
-    } else if (what < 6 && this.cd !== undefined) {
+      this.flip(this.ste + 8 * word, random.below(64), (bit) => {
+        const stage1 = field(memory.read(this.ste), 1, 1) === 1n;
+        // Pointers beyond 48 bits are cut by QEMU, S1CDMax counts without stage 1, and S2AA64 of 0 ends it.
+        if (word === 0) return (bit >= 48 && bit < 56) || (bit >= 59 && !stage1);
+        return (word === 2 && (bit === 51 || bit === 55 || bit === 56)) || (word === 3 && bit >= 48);
+      });
+    } else if (kind === "CD" && this.cd !== undefined) {
       const word = random.pick([0, 0, 0, 1, 2]);
-      const bit = random.below(64);
-      // It ends itself with an IPS of 7, too; AP[1] and APTable it does not look at.
-      const changed = flip(memory.read(this.cd + 8 * word), bit);
-      if (word === 0 && field(changed, 32, 3) === 7n) return;
-      memory.write(this.cd + 8 * word, changed);
-    } else if (this.tables.length > 0) {
+      // An IPS of 7 ends QEMU.
+      this.flip(this.cd + 8 * word, random.below(64), (bit, changed) =>
+        word === 0 ? field(changed, 32, 3) === 7n : bit >= 48,
+      );
+    } else if (kind === "descriptor" && this.tables.length > 0) {
       const { descriptors } = random.pick(this.tables);
-      const address = random.pick(descriptors);
-      const bit = random.pick([0, 1, 6, 7, 10, 11, 12 + random.below(52), random.below(64)]);
-      if (bit === 61 || bit === 62 || bit === 6) return;
-      memory.write(address, flip(memory.read(address), bit));
+      const bit = random.pick([0, 1, 7, 10, 11, 12 + random.below(52), random.below(64)]);
+      // AP[1] and APTable are not looked at as they should be.
+      this.flip(random.pick(descriptors), bit, () => bit === 6 || bit === 61 || bit === 62);
     } else {
-      const address = random.pick(among);
-      memory.write(address, flip(memory.read(address), random.below(64)));
+      this.flip(random.pick(memory.addresses()), random.below(48), () => false);
     }
+  }
+
+  private flip(address: number, bit: number, isKnown: (bit: number, changed: bigint) => boolean): void {
+    const changed = flip(this.memory.read(address), bit);
+    // From 2^39 on QEMU's machine has the memory of PCI devices: what is read there is no abort.
+    if (bit !== PCI_MEMORY_BIT && !isKnown(bit, changed)) this.memory.write(address, changed);
   }
 
   private writeAnyRegister(): void {
     const { random } = this;
     const readOnly = [0, 4, 8, 0xc, 0x10, 0x14, 0x18, 0x1c, 0x24, 0x40, 0x54, 0x60];
-    const harmless = [0x28, 0x44, 0x50, 0x68, 0x70, 0x74, 0x80, 0x88, 0xb0, 0xb8, 0xbc, 0xc0, 0xd0, 0x100, 0x130, 0x8020];
+    const harmless = [0x28, 0x44, 0x50, 0x68, 0x70, 0x74, 0xb0, 0xb8, 0xbc, 0xc0, 0xd0, 0x100, 0x130, 0x8020];
     const offset = random.pick([...readOnly, ...harmless]);
     this.register(offset, random.wide() % 2n ** 32n);
   }
@@ -415,7 +435,8 @@ class Case {
     const { random } = this;
     for (let count = 1 + random.below(2); count > 0; count--) {
       let address = random.pick(this.inputs);
-      if (random.chance(0.1)) address = flip(address, random.below(64));
+      const bits = this.tables.length > 0 ? 64 : OUTPUT_BITS;
+      if (random.chance(0.1)) address = flip(address, random.below(bits));
       const sid = random.chance(0.97) ? this.sid : random.pick(SIDS);
       const write = random.chance(0.5);
       const data = (0x80 + (this.written++ % 128)).toString(16).padStart(2, "0").padEnd(8, "f");
@@ -432,4 +453,5 @@ class Case {
 }
 
 const [seed, count] = process.argv.slice(2).map(Number);
-for (let index = 0; index < count; index++) console.log(new Case(seed * 1_000_003 + index).line(`fuzz-${seed}-${index}`));
+for (let index = 0; index < count; index++)
+  console.log(new Case(seed * 1_000_003 + index).line(`fuzz-${seed}-${index}`));
