@@ -181,6 +181,18 @@ static void received(struct msghdr *message)
 	}
 }
 
+int pidfd_getfd(int process, int fd, unsigned flags);
+EXPORT int pidfd_getfd(int process, int fd, unsigned flags)
+{
+	int copy = (int)with_errno(raw(SYS_pidfd_getfd, process, fd, flags));
+	if (copy >= 0) {
+		forget_fd(copy);
+		discover_file(copy);
+		files_are_shared |= file_inode(copy) != 0;
+	}
+	return copy;
+}
+
 EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 {
 	if (is_ours(fd))

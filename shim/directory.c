@@ -122,6 +122,23 @@ EXPORT void rewinddir(DIR *stream)
 	REAL(rewinddir)(stream);
 }
 
+/* Where a listing is: among our names a negative number, which the kernel never gives. */
+EXPORT long telldir(DIR *stream)
+{
+	struct listing *listing = listing_of(stream);
+	return unlikely(listing != NULL && listing->cursor > 0) ? -(long)listing->cursor : REAL(telldir)(stream);
+}
+EXPORT void seekdir(DIR *stream, long position)
+{
+	struct listing *listing = listing_of(stream);
+	if (unlikely(listing != NULL)) {
+		listing->cursor = position < 0 ? (size_t)-position : 0;
+		if (position < 0)
+			return; /* the computer's names have come already */
+	}
+	REAL(seekdir)(stream, position);
+}
+
 static bool is_added(const char *path, const char *name)
 {
 	size_t cursor = 0, length;

@@ -2,6 +2,7 @@
 #include "shim.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -48,6 +49,8 @@ static long open_ours(const struct located *at, int flags, mode_t mode)
 			return node;
 		if ((flags & O_CREAT) != 0 && (flags & O_EXCL) != 0)
 			return -EEXIST;
+		if ((flags & O_TMPFILE) == O_TMPFILE)
+			return S_ISDIR(node) ? -EOPNOTSUPP : -ENOTDIR;
 		if (S_ISSOCK(node)) {
 			static const int rights[] = {R_OK, W_OK, R_OK | W_OK, R_OK | W_OK};
 			if ((flags & O_DIRECTORY) != 0)
@@ -259,8 +262,17 @@ EXPORT int ioctl(int fd, unsigned long number, ...)
 	return (int)with_errno(result);
 }
 
+/* Reading and writing are points where a thread can be cancelled. Before glibc 2.34 only programs with threads have this. */
+#pragma weak pthread_testcancel
+static void test_cancel(void)
+{
+	if (pthread_testcancel != NULL)
+		pthread_testcancel();
+}
+
 static long read_file(int fd, uint64_t inode, void *into, size_t count, uint64_t position)
 {
+	test_cancel();
 	struct uiommu_request request = {
 		.operation = OP_READ,
 		.inode = inode,
@@ -272,6 +284,7 @@ static long read_file(int fd, uint64_t inode, void *into, size_t count, uint64_t
 }
 static long write_file(int fd, uint64_t inode, const void *from, size_t count, uint64_t position)
 {
+	test_cancel();
 	struct uiommu_request request = {
 		.operation = OP_WRITE,
 		.length = count <= UIOMMU_PAYLOAD_MAX ? (uint32_t)count : 0,

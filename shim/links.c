@@ -1,5 +1,5 @@
 /* Paths that come out of the kernel: links, the working directory, realpath. What lies in DIR/root is shown as the
- * program knows it. And those that only go in: chmod, chown, inotify and the like. */
+ * program knows it. */
 #include "shim.h"
 
 #include <fcntl.h>
@@ -39,6 +39,14 @@ static ssize_t shown(const char *text, char *into, size_t size)
 	return (ssize_t)length;
 }
 
+/* Of a link in /proc/PID/fd: what the kernel calls a socket may be an open file of ours, of any process. */
+static bool name_opened(const char *target, struct uiommu_description *description)
+{
+	static const char prefix[] = "socket:[";
+	return strncmp(target, prefix, sizeof(prefix) - 1) == 0 &&
+	       describe_file(strtoul(target + sizeof(prefix) - 1, NULL, 10), description) >= 0;
+}
+
 static ssize_t read_link(int dirfd, const char *path, char *into, size_t size)
 {
 	struct located at;
@@ -46,21 +54,17 @@ static ssize_t read_link(int dirfd, const char *path, char *into, size_t size)
 	if (locate(&at, dirfd, path)) {
 		dirfd = at.dirfd;
 		path = at.path;
-	} else if (likely(!place.active) || path == NULL || path[0] != '/' || (path[1] != 'p' && path[1] != 'd')) {
+	} else if (likely(!place.active) || !is_user_pointer(path) ||
+		   (path[0] == '/' ? path[1] != 'p' && path[1] != 'd' : dirfd == AT_FDCWD || path[0] < '0' || path[0] > '9')) {
 		/* Relative: only a link inside our tree can lead into it, and those are relative themselves. */
 		return REAL(readlinkat)(dirfd, path, into, size);
-	} else {
-		struct uiommu_description description;
-		int fd = descriptor_of(path);
-		uint64_t inode = fd >= 0 && is_file_kind(fd_kind(fd)) ? file_inode(fd) : 0;
-		if (inode != 0 && describe_file(inode, &description) >= 0)
-			return shown(description.path, into, size);
 	}
 	ssize_t length = REAL(readlinkat)(dirfd, path, target, sizeof(target) - 1);
 	if (length < 0)
 		return length;
 	target[length] = '\0';
-	const char *seen = visible(target);
+	struct uiommu_description description;
+	const char *seen = name_opened(target, &description) ? description.path : visible(target);
 	return shown(seen == NULL ? target : seen, into, size);
 }
 
@@ -212,104 +216,4 @@ EXPORT char *__realpath_chk(const char *path, char *into, size_t room)
 	if (room < PATH_MAX)
 		__chk_fail();
 	return realpath(path, into);
-}
-
-/* Paths that only go in */
-
-#define AT(dirfd)                                                                                      \
-	struct located at;                                                                             \
-	if (unlikely(locate(&at, dirfd, path)))
-EXPORT int chmod(const char *path, mode_t mode)
-{
-	AT(AT_FDCWD) return REAL(fchmodat)(at.dirfd, at.path, mode, 0);
-	return REAL(chmod)(path, mode);
-}
-EXPORT int fchmodat(int dirfd, const char *path, mode_t mode, int flags)
-{
-	AT(dirfd) return REAL(fchmodat)(at.dirfd, at.path, mode, flags);
-	return REAL(fchmodat)(dirfd, path, mode, flags);
-}
-EXPORT int chown(const char *path, uid_t user, gid_t group)
-{
-	AT(AT_FDCWD) return REAL(fchownat)(at.dirfd, at.path, user, group, 0);
-	return REAL(chown)(path, user, group);
-}
-EXPORT int fchownat(int dirfd, const char *path, uid_t user, gid_t group, int flags)
-{
-	AT(dirfd) return REAL(fchownat)(at.dirfd, at.path, user, group, flags);
-	return REAL(fchownat)(dirfd, path, user, group, flags);
-}
-/*
- * Names come and go in our tree as devices do, never by a program's wish: EPERM, as in sysfs. A name that is there, or
- * is not, is told first.
- */
-static bool is_fixed(int dirfd, const char *path, bool makes)
-{
-	struct located at;
-	struct stat status;
-	if (likely(!locate(&at, dirfd, path)) || !at.ours)
-		return false;
-	long result = raw(SYS_newfstatat, at.dirfd, at.path, &status, AT_SYMLINK_NOFOLLOW);
-	errno = makes ? (result == 0 ? EEXIST : EPERM) : (result == 0 ? EPERM : (int)-result);
-	return true;
-}
-#define FIXED(name, parameters, condition, ...)                                                        \
-	EXPORT int name parameters { return unlikely(condition) ? -1 : REAL(name)(__VA_ARGS__); }
-#define MAKES(dirfd, path) is_fixed(dirfd, path, true)
-#define ENDS(dirfd, path) is_fixed(dirfd, path, false)
-FIXED(mkdir, (const char *path, mode_t mode), MAKES(AT_FDCWD, path), path, mode)
-FIXED(mkdirat, (int dirfd, const char *path, mode_t mode), MAKES(dirfd, path), dirfd, path, mode)
-FIXED(mknod, (const char *path, mode_t mode, dev_t device), MAKES(AT_FDCWD, path), path, mode, device)
-FIXED(mknodat, (int dirfd, const char *path, mode_t mode, dev_t device), MAKES(dirfd, path), dirfd, path, mode, device)
-FIXED(mkfifo, (const char *path, mode_t mode), MAKES(AT_FDCWD, path), path, mode)
-FIXED(symlink, (const char *target, const char *path), MAKES(AT_FDCWD, path), target, path)
-FIXED(symlinkat, (const char *target, int dirfd, const char *path), MAKES(dirfd, path), target, dirfd, path)
-FIXED(link, (const char *from, const char *to), ENDS(AT_FDCWD, from) || MAKES(AT_FDCWD, to), from, to)
-FIXED(linkat, (int base, const char *from, int dirfd, const char *to, int flags), ENDS(base, from) || MAKES(dirfd, to), base, from,
-      dirfd, to, flags)
-FIXED(unlink, (const char *path), ENDS(AT_FDCWD, path), path)
-FIXED(unlinkat, (int dirfd, const char *path, int flags), ENDS(dirfd, path), dirfd, path, flags)
-FIXED(rmdir, (const char *path), ENDS(AT_FDCWD, path), path)
-FIXED(remove, (const char *path), ENDS(AT_FDCWD, path), path)
-FIXED(rename, (const char *from, const char *to), ENDS(AT_FDCWD, from) || MAKES(AT_FDCWD, to), from, to)
-FIXED(renameat, (int base, const char *from, int dirfd, const char *to), ENDS(base, from) || MAKES(dirfd, to), base, from, dirfd, to)
-FIXED(renameat2, (int base, const char *from, int dirfd, const char *to, unsigned flags), ENDS(base, from) || MAKES(dirfd, to), base,
-      from, dirfd, to, flags)
-EXPORT int truncate(const char *path, off_t length)
-{
-	struct located at; /* the content of a text is not the program's to cut: nothing happens, as in sysfs */
-	if (unlikely(locate(&at, AT_FDCWD, path)) && at.ours)
-		return REAL(faccessat)(at.dirfd, at.path, W_OK, 0);
-	return REAL(truncate)(path, length);
-}
-
-EXPORT int inotify_add_watch(int fd, const char *path, uint32_t mask)
-{
-	AT(AT_FDCWD) return REAL(inotify_add_watch)(fd, at.path, mask);
-	return REAL(inotify_add_watch)(fd, path, mask);
-}
-EXPORT ssize_t getxattr(const char *path, const char *name, void *value, size_t size)
-{
-	AT(AT_FDCWD) return REAL(getxattr)(at.path, name, value, size);
-	return REAL(getxattr)(path, name, value, size);
-}
-EXPORT ssize_t lgetxattr(const char *path, const char *name, void *value, size_t size)
-{
-	AT(AT_FDCWD) return REAL(lgetxattr)(at.path, name, value, size);
-	return REAL(lgetxattr)(path, name, value, size);
-}
-EXPORT ssize_t listxattr(const char *path, char *list, size_t size)
-{
-	AT(AT_FDCWD) return REAL(listxattr)(at.path, list, size);
-	return REAL(listxattr)(path, list, size);
-}
-EXPORT ssize_t llistxattr(const char *path, char *list, size_t size)
-{
-	AT(AT_FDCWD) return REAL(llistxattr)(at.path, list, size);
-	return REAL(llistxattr)(path, list, size);
-}
-EXPORT long pathconf(const char *path, int name)
-{
-	AT(AT_FDCWD) return REAL(pathconf)(at.path, name);
-	return REAL(pathconf)(path, name);
 }

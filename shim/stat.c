@@ -49,6 +49,15 @@ static const char *placeholder(int dirfd, const char *path, int flags, char *buf
 	return node >= 0 && S_ISSOCK(node) ? visible_path : NULL;
 }
 
+static bool stat_placeholder(const char *path, struct stat *status)
+{
+	char real[PATH_SIZE];
+	if (place.root_length + strlen(path) >= sizeof(real))
+		return false;
+	strcpy(stpcpy(real, place.root), path);
+	return raw(SYS_newfstatat, AT_FDCWD, real, status, 0) == 0;
+}
+
 NOINLINE static void mend_stat(int dirfd, const char *path, int flags, struct stat *status)
 {
 	char buffer[PATH_SIZE];
@@ -58,6 +67,10 @@ NOINLINE static void mend_stat(int dirfd, const char *path, int flags, struct st
 	const char *visible_path = placeholder(dirfd, path, flags, buffer);
 	if (visible_path == NULL || !behind(visible_path, &device, numbers, &text))
 		return;
+	/* In /proc it may be an open file of ours, a socket of its own. */
+	struct stat opened;
+	if (stat_placeholder(visible_path, &opened) && opened.st_ino != status->st_ino)
+		*status = opened;
 	status->st_nlink = 1;
 	status->st_mode = (device ? S_IFCHR : S_IFREG) | (status->st_mode & 07777);
 	if (device) {
@@ -74,17 +87,36 @@ static mode_t file_type(const struct fd_entry *entry)
 	return entry->description == FILE_DEVICE || entry->description == FILE_POLLED ? S_IFCHR : entry->description == FILE_TEXT ? S_IFREG : 0;
 }
 
+/* The answer to stat(2) of the file that was opened, if it is still there. */
+static bool stat_opened(uint64_t inode, struct stat *status)
+{
+	struct uiommu_description description;
+	if (is_borrowed() || describe_file(inode, &description) < 0 || description.path[0] != '/' ||
+	    !stat_placeholder(description.path, status))
+		return false;
+	char path[PATH_SIZE];
+	strcpy(stpcpy(path, place.root), description.path);
+	mend_stat(AT_FDCWD, path, 0, status);
+	return true;
+}
+
 NOINLINE static void mend_fstat(int fd, struct stat *status)
 {
-	if (!is_file_kind(fd_kind(fd))) {
+	if (!is_file_kind(fd_kind(fd)) && discover_file(fd) == 0) {
 		mend_stat(fd, "", 0, status); /* O_PATH */
 		return;
 	}
 	const struct fd_entry *entry = fd_entry(fd);
 	if (status->st_ino != fd_value(fd) && file_inode(fd) == 0)
 		return;
+	dev_t device = makedev(entry->rdev[0], entry->rdev[1]);
+	struct stat opened;
+	if (stat_opened(fd_value(fd), &opened) && opened.st_rdev == device) {
+		*status = opened;
+		return;
+	}
 	status->st_mode = file_type(entry) | entry->mode;
-	status->st_rdev = makedev(entry->rdev[0], entry->rdev[1]);
+	status->st_rdev = device;
 	status->st_nlink = 1;
 }
 
@@ -205,7 +237,12 @@ EXPORT int __fxstatat64(int version, int dirfd, const char *path, struct stat64 
 
 static void mend_statx(int dirfd, const char *path, int flags, struct statx *status)
 {
-	struct stat plain = {.st_mode = status->stx_mode, .st_ino = status->stx_ino, .st_size = (off_t)status->stx_size};
+	struct stat plain = {
+		.st_mode = status->stx_mode,
+		.st_ino = status->stx_ino,
+		.st_dev = makedev(status->stx_dev_major, status->stx_dev_minor),
+		.st_size = (off_t)status->stx_size,
+	};
 	if (is_empty(path) && dirfd >= 0)
 		mend_fstat(dirfd, &plain);
 	else
@@ -218,6 +255,8 @@ static void mend_statx(int dirfd, const char *path, int flags, struct statx *sta
 	status->stx_rdev_minor = minor(plain.st_rdev);
 	status->stx_size = (uint64_t)plain.st_size;
 	status->stx_ino = plain.st_ino;
+	status->stx_dev_major = major(plain.st_dev);
+	status->stx_dev_minor = minor(plain.st_dev);
 }
 
 EXPORT int statx(int dirfd, const char *path, int flags, unsigned mask, struct statx *status)
@@ -319,3 +358,11 @@ STATFS(statfs64, statfs64)
 	}
 FSTATFS(fstatfs, statfs)
 FSTATFS(fstatfs64, statfs64)
+#define STATVFS(name, type)                                                                            \
+	EXPORT int name(const char *path, struct type *status)                                         \
+	{                                                                                              \
+		struct located at;                                                                     \
+		return REAL(name)(unlikely(locate(&at, AT_FDCWD, path)) ? at.path : path, status);     \
+	}
+STATVFS(statvfs, statvfs)
+STATVFS(statvfs64, statvfs64)

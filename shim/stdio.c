@@ -1,10 +1,8 @@
 /*
- * fopen of our files. libc's stdio makes its own system calls, which no hook
- * sees. A text is therefore given a stream of our own making (fopencookie),
- * whose functions are our read and write: an error of a store arrives at
- * fflush or fclose, as it does on Linux. A device gets an ordinary stream over
- * its descriptor, for those who want fileno(3) of it; reading and writing it
- * through stdio is not supported.
+ * Streams over files of ours. libc's stdio makes its own system calls, which no
+ * hook sees. So a file of ours is given a stream of our own making
+ * (fopencookie), whose functions are our read and write: an error of a store
+ * arrives at fflush or fclose, as it does on Linux.
  */
 #include "shim.h"
 
@@ -15,23 +13,23 @@
 #include <string.h>
 #include <unistd.h>
 
-struct text_stream {
+struct stream {
 	int fd;
 	FILE *file;
-	struct text_stream *next;
+	struct stream *next;
 };
-static struct text_stream *streams;
+static struct stream *streams;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-static ssize_t stream_read(void *value, char *into, size_t size) { return read(((struct text_stream *)value)->fd, into, size); }
+static ssize_t stream_read(void *value, char *into, size_t size) { return read(((struct stream *)value)->fd, into, size); }
 static ssize_t stream_write(void *value, const char *from, size_t size)
 {
-	ssize_t written = write(((struct text_stream *)value)->fd, from, size);
+	ssize_t written = write(((struct stream *)value)->fd, from, size);
 	return written < 0 ? 0 : written; /* 0 is what stdio takes for an error here */
 }
 static int stream_seek(void *value, off64_t *offset, int whence)
 {
-	off64_t position = lseek64(((struct text_stream *)value)->fd, *offset, whence);
+	off64_t position = lseek64(((struct stream *)value)->fd, *offset, whence);
 	if (position < 0)
 		return -1;
 	*offset = position;
@@ -39,9 +37,9 @@ static int stream_seek(void *value, off64_t *offset, int whence)
 }
 static int stream_close(void *value)
 {
-	struct text_stream *stream = value;
+	struct stream *stream = value;
 	pthread_mutex_lock(&lock);
-	struct text_stream **link = &streams;
+	struct stream **link = &streams;
 	while (*link != stream)
 		link = &(*link)->next;
 	*link = stream->next;
@@ -51,17 +49,13 @@ static int stream_close(void *value)
 	return result;
 }
 
+/* NULL if there is no memory; then `fd` stays open. */
 static FILE *stream_of(int fd, const char *mode)
 {
-	if (fd < 0)
-		return NULL;
-	if (fd_kind(fd) != FD_TEXT)
-		return fdopen(fd, mode);
-	struct text_stream *stream = malloc(sizeof(*stream));
+	struct stream *stream = malloc(sizeof(*stream));
 	cookie_io_functions_t functions = {stream_read, stream_write, stream_seek, stream_close};
 	if (stream == NULL || (stream->file = fopencookie(stream, mode, functions)) == NULL) {
 		free(stream);
-		close(fd);
 		return NULL;
 	}
 	stream->fd = fd;
@@ -70,6 +64,20 @@ static FILE *stream_of(int fd, const char *mode)
 	streams = stream;
 	pthread_mutex_unlock(&lock);
 	return stream->file;
+}
+
+EXPORT FILE *fdopen(int fd, const char *mode)
+{
+	return is_ours(fd) ? stream_of(fd, mode) : REAL(fdopen)(fd, mode);
+}
+
+/* What fopen does with the descriptor that it got, or did not get. */
+static FILE *stream_of_new(int fd, const char *mode)
+{
+	FILE *file = fd < 0 ? NULL : fdopen(fd, mode);
+	if (file == NULL && fd >= 0)
+		close(fd);
+	return file;
 }
 
 static int flags_of(const char *mode)
@@ -92,7 +100,7 @@ static FILE *open_linked(const char *path, const char *mode)
 	struct located at;
 	int error = errno;
 	if (error == ENXIO || (error == ENOENT && locate_link(&at, AT_FDCWD, path)))
-		return stream_of(open(path, flags_of(mode), 0666), mode);
+		return stream_of_new(open(path, flags_of(mode), 0666), mode);
 	errno = error;
 	return NULL;
 }
@@ -103,10 +111,10 @@ static FILE *open_linked(const char *path, const char *mode)
 		struct located at;                                                                     \
 		if (unlikely(locate(&at, AT_FDCWD, path)) ||                                           \
 		    (mode[0] != 'r' && unlikely(locate_link(&at, AT_FDCWD, path))))                    \
-			return stream_of(open(path, flags_of(mode), 0666), mode);                      \
+			return stream_of_new(open(path, flags_of(mode), 0666), mode);                      \
 		int fd;                                                                                \
 		if (unlikely(suspect(AT_FDCWD, path)) && open_process_file(path, flags_of(mode), &fd)) \
-			return stream_of(fd, mode);                                                    \
+			return stream_of_new(fd, mode);                                                \
 		FILE *file = REAL(name)(path, mode);                                                   \
 		return unlikely(file == NULL && place.active) ? open_linked(path, mode) : file;        \
 	}
@@ -130,13 +138,13 @@ FOPEN(fopen64)
 FREOPEN(freopen)
 FREOPEN(freopen64)
 
-static int text_fileno(const FILE *file)
+static int our_fileno(const FILE *file)
 {
 	int fd = -1;
 	if (likely(__atomic_load_n(&streams, __ATOMIC_ACQUIRE) == NULL))
 		return -1;
 	pthread_mutex_lock(&lock);
-	for (struct text_stream *stream = streams; stream != NULL; stream = stream->next)
+	for (struct stream *stream = streams; stream != NULL; stream = stream->next)
 		if (stream->file == file)
 			fd = stream->fd;
 	pthread_mutex_unlock(&lock);
@@ -145,7 +153,7 @@ static int text_fileno(const FILE *file)
 #define FILENO(name)                                                                                   \
 	EXPORT int name(FILE *file)                                                                    \
 	{                                                                                              \
-		int fd = text_fileno(file);                                                            \
+		int fd = our_fileno(file);                                                            \
 		return fd >= 0 ? fd : REAL(name)(file);                                                \
 	}
 FILENO(fileno)
@@ -154,7 +162,7 @@ FILENO(fileno_unlocked)
 EXPORT int fclose(FILE *file)
 {
 	/* A stream of our own closes its descriptor by our close(). */
-	int fd = unlikely(place.active) && text_fileno(file) < 0 ? REAL(fileno)(file) : -1;
+	int fd = unlikely(place.active) && our_fileno(file) < 0 ? REAL(fileno)(file) : -1;
 	if (likely(fd < 0 || fd_word(fd) == 0))
 		return REAL(fclose)(file);
 	fflush(file);

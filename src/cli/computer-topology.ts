@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { basename, join } from "node:path";
 import { parseRegion, type RecordedPci, type Topology, TopologyError } from "../machine/topology/index.ts";
+import { reasonOf } from "./terminal.ts";
 
 /** Reads it; `sys` is where sysfs is mounted. */
 export function readComputer(sys: string): Topology {
@@ -41,7 +42,7 @@ function read(path: string): Uint8Array {
   try {
     return readFileSync(path);
   } catch (error) {
-    throw new TopologyError(`${path}: cannot be read (${(error as NodeJS.ErrnoException).code})`);
+    throw new TopologyError(`cannot read ${path}: ${reasonOf(error as NodeJS.ErrnoException)}`);
   }
 }
 

@@ -39,7 +39,8 @@ async function tell(program: string, terminal: Terminal): Promise<number> {
   terminal.out(`${style("bold", "The program")}\n\n`);
   say("examples/dma-copy.c, a driver in plain C. It knows nothing of uiommu; this is what it prints:");
   const watch = new DemoWatch(terminal, style);
-  const { code } = await runSession({ description: presets.default }, [program], watch);
+  const { code, signal } = await runSession({ description: presets.default }, [program], watch);
+  if (signal === "SIGPIPE") return code; // nobody reads on
   if (code !== 0) {
     terminal.err(`uiommu: the program ended with status ${code}; see: uiommu doctor\n`);
     return code;

@@ -370,6 +370,8 @@ describe("what cannot be understood is one line, and status 2", () => {
     expect((await uiommu("groups", join(folder, "absent"))).err).toBe(
       `uiommu: there is no file ${join(folder, "absent")}\n`,
     );
-    expect((await uiommu("groups", folder)).err).toBe(`uiommu: ${folder}: cannot be read (EISDIR)\n`);
+    expect((await uiommu("groups", folder)).err).toBe(
+      `uiommu: ${folder} is a directory; wanted is the output of: sudo lspci -xxxx\n`,
+    );
   });
 });

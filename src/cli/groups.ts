@@ -19,7 +19,7 @@ import {
 } from "../machine/topology/index.ts";
 import { readComputer } from "./computer-topology.ts";
 import { readPciNames } from "./pci-names.ts";
-import { CommandError, type Terminal } from "./terminal.ts";
+import { CommandError, reasonOf, type Terminal } from "./terminal.ts";
 
 export interface GroupsOptions {
   readonly enableAcs?: boolean;
@@ -89,6 +89,7 @@ function readText(file: string): string {
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === "ENOENT") throw new CommandError(`there is no file ${file}`);
-    throw new CommandError(`${file}: cannot be read (${code})`);
+    if (code === "EISDIR") throw new CommandError(`${file} is a directory; wanted is the output of: sudo lspci -xxxx`);
+    throw new CommandError(`cannot read ${file}: ${reasonOf(error as NodeJS.ErrnoException)}`);
   }
 }

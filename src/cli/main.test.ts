@@ -23,8 +23,11 @@ describe("what is typed wrong gives one line that says what would be right, and 
     ["frobnicate", "uiommu: unknown command 'frobnicate'; see: uiommu --help"],
     ["mchine list", "uiommu: unknown command 'mchine' (Did you mean machine?)"],
     ["machine lst", "uiommu: unknown command 'lst' (Did you mean list?)"],
-    ["machine list all", "uiommu: too many arguments for 'list'. Expected 0 arguments but got 1; see: uiommu --help"],
-    ["machine show", "uiommu: missing required argument 'name|file'; see: uiommu --help"],
+    [
+      "machine list all",
+      "uiommu: too many arguments for 'list'. Expected 0 arguments but got 1; see: uiommu machine list --help",
+    ],
+    ["machine show", "uiommu: missing required argument 'name|file'; see: uiommu machine show --help"],
     ["machine show nsted", "uiommu: there is no machine and no file called nsted; did you mean nested?"],
     [
       "machine show vtd",
@@ -34,10 +37,16 @@ describe("what is typed wrong gives one line that says what would be right, and 
     ["machine show /", "uiommu: / is a directory; a machine is a YAML file"],
     ["run", "uiommu: run needs a program: uiommu run [options] -- PROGRAM [ARGUMENTS...]"],
     ["run --explian -- true", "uiommu: unknown option '--explian' (Did you mean --explain?)"],
-    ["run --machine", "uiommu: option '--machine <name|file>' argument missing; see: uiommu --help"],
+    ["run --machine", "uiommu: option '--machine <name|file>' argument missing; see: uiommu run --help"],
     ["run --machine nsted -- true", "uiommu: there is no machine and no file called nsted; did you mean nested?"],
-    ["run --trace /no/such/folder/x -- true", "uiommu: cannot write the trace /no/such/folder/x: ENOENT"],
-    ["smmuv3 replay", "uiommu: missing required argument 'file'; see: uiommu --help"],
+    [
+      "run --trace /no/such/folder/x -- true",
+      "uiommu: cannot write the trace /no/such/folder/x: no such file or directory",
+    ],
+    ["smmuv3 replay", "uiommu: missing required argument 'file'; see: uiommu smmuv3 replay --help"],
+    ["smmuv3 replay /no/such", "uiommu: cannot read /no/such: no such file or directory"],
+    ["groups /", "uiommu: / is a directory; wanted is the output of: sudo lspci -xxxx"],
+    [`machine check ${process.execPath}`, `${process.execPath} is not a text in UTF-8; a machine is a YAML file`],
     ["-x", "uiommu: unknown option '-x'; see: uiommu --help"],
   ])("uiommu %s", async (line, message) => {
     expect(await uiommu(...line.split(" "))).toEqual({ status: 2, out: "", err: `${message}\n` });

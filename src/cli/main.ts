@@ -39,14 +39,14 @@ function describeCommands(terminal: Terminal, finish: (status: number) => void):
   program
     .description("The Linux IOMMU subsystem in user space: /dev/iommu and VFIO for programs, on an emulated SMMUv3.")
     .version(version(), "--version", "print the version")
-    .helpOption("--help", "print this help")
+    .helpOption("-h, --help", "print this help")
     .helpCommand(false)
     .enablePositionalOptions()
     .exitOverride()
     .configureOutput({
       writeOut: terminal.out,
       writeErr: terminal.err,
-      outputError: (text, write) => write(`uiommu: ${oneLine(text)}\n`),
+      outputError: mistakeIn("uiommu"),
     })
     .addHelpText(
       "after",
@@ -172,7 +172,21 @@ interface RunCommandOptions {
 }
 
 function command(parent: Command, name: string, description: string): Command {
-  return parent.command(name).description(description).helpOption("--help", "print this help").helpCommand(false);
+  const made = parent
+    .command(name)
+    .description(description)
+    .helpOption("-h, --help", "print this help")
+    .helpCommand(false);
+  return made.configureOutput({ ...made.configureOutput(), outputError: mistakeIn(`${nameOf(parent)} ${name}`) });
+}
+
+function nameOf(command: Command): string {
+  return command.parent === null ? command.name() : `${nameOf(command.parent)} ${command.name()}`;
+}
+
+/** How commander's messages about the command line of `command` are shown. */
+function mistakeIn(command: string): (text: string, write: (text: string) => void) => void {
+  return (text, write) => write(`uiommu: ${oneLine(text, command)}\n`);
 }
 
 function examples(lines: readonly (readonly [command: string, what: string])[]): string {
@@ -181,12 +195,12 @@ function examples(lines: readonly (readonly [command: string, what: string])[]):
 }
 
 /** `error: unknown option '--explian'\n(Did you mean --explain?)` in one line of ours, with some advice always. */
-function oneLine(text: string): string {
+function oneLine(text: string, command: string): string {
   const line = text
     .replace(/^error: /, "")
     .trim()
     .replace(/\s*\n\s*/g, " ");
-  return line.includes("(Did you mean") ? line : `${line.replace(/[.]$/, "")}; see: uiommu --help`;
+  return line.includes("(Did you mean") ? line : `${line.replace(/[.]$/, "")}; see: ${command} --help`;
 }
 
 function version(): string {

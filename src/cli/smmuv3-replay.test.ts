@@ -80,8 +80,8 @@ test("mistakes are one clear line and status 2, before anything runs", () => {
     expect(printed).toHaveLength(1);
     expect(printed[0]).toMatch(message);
   };
-  expectMistake(join(folder, "absent"), /absent: no such file$/);
-  expectMistake(folder, /cannot be read \(EISDIR\)$/);
+  expectMistake(join(folder, "absent"), /^uiommu: cannot read .*absent: no such file or directory$/);
+  expectMistake(folder, /: illegal operation on a directory$/);
   expectMistake(file("e.jsonl", "what"), /e\.jsonl:1: not JSON$/);
   expectMistake(file("f.jsonl", "[1]"), /f\.jsonl:1: not a case file/);
   expectMistake(file("g.jsonl.gz", Uint8Array.of(0x1f, 0x8b, 1, 2)), /g\.jsonl\.gz: damaged gzip data$/);

@@ -13,7 +13,7 @@ import {
   parseCaseFile,
   verdict,
 } from "../hardware/smmuv3/replay/index.ts";
-import { CommandError, type Terminal } from "./terminal.ts";
+import { CommandError, reasonOf, type Terminal } from "./terminal.ts";
 
 /** Exit statuses: all agree, some failed. */
 const AGREED = 0;
@@ -70,8 +70,7 @@ function readBytes(file: string): Uint8Array {
   try {
     return readFileSync(file);
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    throw new CommandError(code === "ENOENT" ? `${file}: no such file` : `${file}: cannot be read (${code})`);
+    throw new CommandError(`cannot read ${file}: ${reasonOf(error as NodeJS.ErrnoException)}`);
   }
 }
 

@@ -1,6 +1,7 @@
 import { closeSync, openSync, writeSync } from "node:fs";
+import type { Blindness } from "../host/index.ts";
 import { type ClientCall, callName, explainCall, explainFault, traceLine } from "../inspect/index.ts";
-import { CommandError, type Terminal } from "./terminal.ts";
+import { CommandError, reasonOf, type Terminal } from "./terminal.ts";
 
 /** Trace lines are written in pieces of about this many characters. */
 const TRACE_PIECE = 65536;
@@ -18,13 +19,14 @@ export class Watch {
   private calls = 0;
   private refused = 0;
   private faults = 0;
+  private blindness: string | undefined;
 
   /** CommandError if the trace file cannot be made. */
   constructor(terminal: Terminal, options: { explain?: boolean; trace?: string; verbose?: boolean }) {
     this.terminal = terminal;
     this.explains = options.explain ?? false;
     this.verbose = options.verbose ?? false;
-    this.trace = options.trace === undefined ? undefined : new TraceFile(options.trace);
+    this.trace = options.trace === undefined ? undefined : new TraceFile(options.trace, (text) => this.say(text));
   }
 
   /** True if calls have to be told at all: telling costs their decoding. */
@@ -47,6 +49,19 @@ export class Watch {
   fault(text: () => string): void {
     this.faults++;
     if (this.explains) this.terminal.err(`${explainFault(text())}\n`);
+  }
+
+  /** A program starts that sees nothing of the machine: no wonder for who knows, and a riddle for who does not. */
+  blind(program: string, why: Blindness): void {
+    const reason = why === "static" ? "is statically linked" : "is setuid or setgid";
+    this.blindness ??= `${program} ${reason}: it sees nothing of the machine`;
+    if (this.explains || this.verbose) this.sayBlind();
+  }
+
+  /** Says so now, once. */
+  sayBlind(): void {
+    if (this.blindness) this.say(this.blindness);
+    this.blindness = "";
   }
 
   /** One line of ours, if `-v` asks for it. */
@@ -73,18 +88,25 @@ export function count(number: number, noun: string): string {
 }
 
 class TraceFile {
+  private readonly file: string;
+  private readonly say: (text: string) => void;
   private readonly descriptor: number;
   private piece = "";
+  private isCut = false;
 
-  constructor(file: string) {
+  /** `say` is told once if the trace cannot be written to its end. */
+  constructor(file: string, say: (text: string) => void) {
+    this.file = file;
+    this.say = say;
     try {
       this.descriptor = openSync(file, "w");
     } catch (error) {
-      throw new CommandError(`cannot write the trace ${file}: ${(error as NodeJS.ErrnoException).code}`);
+      throw new CommandError(`cannot write the trace ${file}: ${reasonOf(error as NodeJS.ErrnoException)}`);
     }
   }
 
   add(line: string): void {
+    if (this.isCut) return;
     this.piece += `${line}\n`;
     if (this.piece.length >= TRACE_PIECE) this.write();
   }
@@ -96,7 +118,12 @@ class TraceFile {
 
   private write(): void {
     const bytes = Buffer.from(this.piece);
-    for (let at = 0; at < bytes.length; ) at += writeSync(this.descriptor, bytes, at);
     this.piece = "";
+    try {
+      for (let at = 0; at < bytes.length; ) at += writeSync(this.descriptor, bytes, at);
+    } catch (error) {
+      this.isCut = true;
+      this.say(`the trace ${this.file} is cut off: ${reasonOf(error as NodeJS.ErrnoException)}`);
+    }
   }
 }

@@ -17,7 +17,7 @@
  * Who looks at pages without pinning them gets frames of their own ({@link MirroredPages}), and hears of every change that
  * the shim tells of ({@link ClientAddressSpace.changing}) before the program makes it.
  */
-import { closeSync, openSync, readdirSync, readSync, statSync, writeSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readFileSync, readSync, statSync, writeSync } from "node:fs";
 import {
   type AddressSpace,
   type FrameBacking,
@@ -38,9 +38,6 @@ import { MirroredPages, mirroredRange } from "./mirrored-pages.ts";
 import { PinnedPages } from "./pinned-pages.ts";
 import { keyOfFile, type SharedFiles } from "./shared-files.ts";
 import { addressRange, isSpecial, USER_END, type Vma, Vmas } from "./vmas.ts";
-
-/** For how long a device may be wrong about mappings that changed without being told, in milliseconds. */
-const CHANGES_UNSEEN = 1;
 
 /** Bytes read at once to see that pages of a file are there. */
 const probe = new Uint8Array(256 * PAGE_SIZE);
@@ -90,6 +87,16 @@ export class ClientAddressSpace implements AddressSpace {
     } catch {
       // Gone already, or not ours to read: every access is EFAULT.
     }
+  }
+
+  get mlockedPages(): number {
+    let status: string;
+    try {
+      status = readFileSync(`/proc/${this.pid}/status`, "latin1");
+    } catch {
+      return 0; // the process is gone
+    }
+    return (Number(/^VmLck:\s*(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024) / PAGE_SIZE;
   }
 
   /** The process is gone, or has become another program. Pinned frames stay. */
@@ -285,17 +292,17 @@ export class ClientAddressSpace implements AddressSpace {
   }
 
   /**
-   * Whether the process itself may do that at this moment, or a little before: not every change is told (libc's own are
-   * not), and /proc/PID/mem ignores protections.
+   * Whether the process itself may do that: not every change is told (libc's own are not), and /proc/PID/mem ignores
+   * protections.
    */
   private mayNow(address: number, length: number, write: boolean): boolean {
-    this.vmas.forgetOlderThan(CHANGES_UNSEEN);
+    this.vmas.forgetIfChanged();
     return this.vmas.allow(address, address + length, write);
   }
 
   /** Of anonymous memory all of the mapping that lies in the same 2 MiB, since none of it is brought in by being looked at. */
   faultIn(page: number, rights: number): ResidentPages {
-    this.vmas.forgetOlderThan(CHANGES_UNSEEN);
+    this.vmas.forgetIfChanged();
     const start = page * PAGE_SIZE;
     const end = start + PAGE_SIZE;
     if (end > USER_END) this.fault(start, PAGE_SIZE, "is no user address");

@@ -36,7 +36,6 @@ export interface Installation {
 export class ClientProcess implements Process, EventFdOwner {
   readonly pid: number;
   readonly label: string;
-  readonly user: User;
   readonly memory: ClientAddressSpace;
   /** Set by {@link installFile} during a call; whoever answers the call takes it. */
   installation: Installation | undefined;
@@ -47,22 +46,23 @@ export class ClientProcess implements Process, EventFdOwner {
   private generation = -1;
   private capabilities: { readonly effective: string; readonly bounding: string } | undefined;
   private memlock: number | undefined;
+  private currentUser: User | undefined;
 
   constructor(pid: number, context: ClientContext) {
     this.pid = pid;
     this.context = context;
     this.label = `${programName(pid)}[${pid}]`;
-    this.user = context.user(uidOf(pid));
     this.memory = new ClientAddressSpace(pid, this.label, context);
   }
 
-  /** A call begins. If the generation is a new one, mappings, limits or capabilities may have changed. */
+  /** A call begins. If the generation is a new one, mappings, limits, capabilities or the user may have changed. */
   begin(generation: number): void {
     if (generation === this.generation) return;
     this.generation = generation;
     this.memory.vmas.forget();
     this.capabilities = undefined;
     this.memlock = undefined;
+    this.currentUser = undefined;
   }
 
   /** What its shim is to tell: reply flags, and their version. */
@@ -76,13 +76,19 @@ export class ClientProcess implements Process, EventFdOwner {
     return { flags, version: this.toldVersion };
   }
 
+  get user(): User {
+    this.currentUser ??= this.context.user(uidOf(this.pid));
+    return this.currentUser;
+  }
+
   capable(capability: number): boolean {
     this.capabilities ??= capabilitiesOf(this.pid);
     const { effective, bounding } = this.capabilities;
-    // What a container took from everybody, us included, nobody took on the machine: its root has it.
+    if (hasBit(effective, capability)) return true;
+    // What a container took from everybody, us included, nobody took on the machine: its root has it, unless it gave up all.
     ours ??= capabilitiesOf(process.pid);
     const isTakenFromAll = !hasBit(bounding, capability) && !hasBit(ours.bounding, capability);
-    return hasBit(effective, capability) || (this.user.uid === 0 && isTakenFromAll);
+    return this.user.uid === 0 && isTakenFromAll && /[^0]/.test(effective);
   }
 
   get memlockLimit(): number {
@@ -102,6 +108,8 @@ export class ClientProcess implements Process, EventFdOwner {
     } catch {
       return refuse(EBADF, () => `${this.label} has no descriptor ${fd}`);
     }
+    if (isPathOnly(this.pid, fd))
+      refuse(EBADF, () => `descriptor ${fd} of ${this.label} names a file but does not open it`);
     const inode = /^socket:\[(\d+)\]$/.exec(target)?.[1];
     if (inode !== undefined) {
       const file = this.context.fileOf(Number(inode));
@@ -139,6 +147,14 @@ export class ClientProcess implements Process, EventFdOwner {
     for (let fd = 0; fd < limit; fd++) if (!taken.has(`${fd}`)) return;
     refuse(EMFILE, () => `${this.label} has ${taken.size} descriptors, and its limit is ${limit}`);
   }
+}
+
+/** O_PATH of open(2). */
+const PATH_ONLY = 0o10000000;
+
+function isPathOnly(pid: number, fd: number): boolean {
+  const flags = /^flags:\s*([0-7]+)/m.exec(read(`/proc/${pid}/fdinfo/${fd}`))?.[1] ?? "0";
+  return (Number.parseInt(flags, 8) & PATH_ONLY) !== 0;
 }
 
 /** Our own capabilities. */

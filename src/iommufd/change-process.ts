@@ -1,6 +1,6 @@
 // Runs in a browser.
 /** IOAS_CHANGE_PROCESS (reference 3.4): a process that inherited the file takes over what is mapped and pinned. */
-import { accountModeOf } from "../memory/index.ts";
+import type { Process } from "../memory/index.ts";
 import { EBUSY, EINVAL, refuse } from "../runtime/index.ts";
 import type { CallOf } from "./call.ts";
 import { Ioas } from "./ioas.ts";
@@ -18,16 +18,15 @@ export function changeProcess({ context, command, process }: CallOf<"IOAS_CHANGE
       refuse(EINVAL, () => `${label} shows ${pages.source.label}: only files can change hands`);
     sets.add(pages);
   }
-  const mode = accountModeOf(process, context.perProcessAccounting);
-  const before: [PageSet, PageSet["account"]][] = [];
+  const before: [PageSet, Process][] = [];
   try {
     for (const pages of sets) {
-      const { account } = pages;
-      pages.changePayer(process, mode);
-      before.push([pages, account]);
+      const { payer } = pages.account;
+      pages.changePayer(process);
+      before.push([pages, payer]);
     }
   } catch (error) {
-    for (const [pages, { payer, mode }] of before.reverse()) pages.changePayer(payer, mode);
+    for (const [pages, payer] of before.reverse()) pages.changePayer(payer);
     throw error;
   }
 }

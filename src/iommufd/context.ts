@@ -31,7 +31,7 @@ import {
   type PhysicalMemory,
   type Process,
 } from "../memory/index.ts";
-import { type Holder, RefCount, type System, type Task } from "../runtime/index.ts";
+import { done, type Holder, RefCount, type System, type Task } from "../runtime/index.ts";
 import { copyIn } from "../uapi/index.ts";
 import { Access, type AccessUser } from "./access.ts";
 import { Call } from "./call.ts";
@@ -76,7 +76,7 @@ export class IommufdContext implements File {
   readonly windows: MmapWindows = new MmapWindows();
   private readonly options: IommufdOptions;
   private readonly entries: ReadonlyMap<number, Entry>;
-  /** By number, views of structs that no call uses: making one costs as much as a small command. */
+  /** By number, views of structs that no call uses: making one costs as much as a small command. A refused call keeps its own. */
   private readonly spareViews: AnyCommand[][] = [];
   /** Its open file, those of its queues, every device that is bound and every access: with the last the context goes. */
   private readonly holders: RefCount;
@@ -97,18 +97,23 @@ export class IommufdContext implements File {
   *ioctl(process: Process, request: number, argument: number): Task<number> {
     const entry = this.entries.get(request % 256);
     if (entry === undefined) return yield* containerIoctl(this, process, request, argument);
-    const { row, execute } = entry;
     const spare = (this.spareViews[request % 256] ??= []);
-    const command = spare.pop() ?? new row.struct();
-    try {
-      const given = copyIn(process.memory, argument, request, row, command.$bytes);
-      const outcome = execute(new Call(this, process, command, argument, given));
-      if (outcome === undefined) return 0;
-      const value: unknown = typeof outcome === "number" ? outcome : yield* outcome;
-      return typeof value === "number" ? value : 0;
-    } finally {
-      spare.push(command);
-    }
+    const command = spare.pop() ?? new entry.row.struct();
+    const outcome = this.execute(entry, process, request, argument, command);
+    const value = outcome === undefined || outcome === done || typeof outcome === "number" ? outcome : yield* outcome;
+    spare.push(command);
+    return typeof value === "number" ? value : 0;
+  }
+
+  private execute(
+    { row, execute }: Entry,
+    process: Process,
+    request: number,
+    argument: number,
+    command: AnyCommand,
+  ): ReturnType<Entry["execute"]> {
+    const given = copyIn(process.memory, argument, request, row, command.$bytes);
+    return execute(new Call(this, process, command, argument, given));
   }
 
   /** The last descriptor is closed. Bound devices keep the context until they are unbound. */

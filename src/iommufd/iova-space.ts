@@ -22,6 +22,8 @@ import { PAGE_SIZE, type Process } from "../memory/index.ts";
 import {
   assert,
   bigintOf,
+  DoneTask,
+  done,
   EADDRINUSE,
   EBUSY,
   EDEADLK,
@@ -40,7 +42,7 @@ import {
   type Task,
 } from "../runtime/index.ts";
 import { Area, type Occupant, type Slice } from "./area.ts";
-import { mapArea, pinArea, unmapAreas, unpinArea } from "./mapping.ts";
+import { enterDomain, mapArea, pinArea, unmapAreas, unmapFromAll, unpinArea } from "./mapping.ts";
 import { placeAutomatically } from "./placement.ts";
 import {
   gapsBetween,
@@ -160,23 +162,54 @@ export class IovaSpace {
    * (WRITEABLE of a page set created without), EINVAL (offset in the page); with a domain those of pinning and of the
    * driver. Then nothing has changed.
    */
-  *map(request: MapRequest): Task<bigint> {
-    const start = this.place(request);
-    const areas = this.occupy(start, request);
-    if (!this.domainsLock.tryTakeRead()) yield* this.domainsLock.takeRead();
+  map(request: MapRequest): Task<bigint> {
+    const areas = this.occupy(this.place(request), request);
+    return this.domainsLock.tryTakeRead()
+      ? this.enter(areas, request.caller)
+      : this.lockAndEnter(areas, request.caller);
+  }
+
+  private *lockAndEnter(areas: readonly Area[], caller: Process): Task<bigint> {
+    yield* this.domainsLock.takeRead();
+    return yield* this.enter(areas, caller);
+  }
+
+  /** With domainsLock held, which it gives back. */
+  private enter(areas: readonly Area[], caller: Process): Task<bigint> {
     try {
-      if (this.domains.length > 0) yield* this.enterDomains(areas, request.caller);
-      for (const area of areas) area.state = "ready";
+      const wait = this.enterDomains(areas, caller);
+      if (wait !== done) return this.enterAfter(wait, areas);
     } catch (error) {
-      this.vacate(areas);
+      this.abandon(areas);
       throw error;
-    } finally {
-      this.domainsLock.releaseRead();
     }
+    return new DoneTask(this.settle(areas));
+  }
+
+  private *enterAfter(wait: Task<void>, areas: readonly Area[]): Task<bigint> {
+    try {
+      yield* wait;
+    } catch (error) {
+      this.abandon(areas);
+      throw error;
+    }
+    return this.settle(areas);
+  }
+
+  /** What was being built is ready. */
+  private settle(areas: readonly Area[]): bigint {
+    for (const area of areas) area.state = "ready";
+    this.domainsLock.releaseRead();
+    const [{ start }] = areas;
     if (this.system.events.on) {
-      this.system.events.emit({ kind: "iommufd.area.map", ioas: this.label, start, last: start + request.length - 1n });
+      this.system.events.emit({ kind: "iommufd.area.map", ioas: this.label, start, last: areas.at(-1)!.last });
     }
     return start;
+  }
+
+  private abandon(areas: readonly Area[]): void {
+    this.vacate(areas);
+    this.domainsLock.releaseRead();
   }
 
   /** What is mapped at an IOVA, unless it is being built or torn down. */
@@ -286,32 +319,75 @@ export class IovaSpace {
    * is building, leaving or locked (EBUSY), reaches out of the range (ENOENT), or stays pinned by an access though that was
    * asked a hundred times (EDEADLK): those before it are gone, and `removed` says how many bytes that were.
    */
-  *unmap(start: bigint, last: bigint, removed: { bytes: bigint } = { bytes: 0n }): Task<bigint> {
+  unmap(start: bigint, last: bigint, removed: { bytes: bigint } = { bytes: 0n }): Task<bigint> {
+    const removing = this.removeUpToPinned(start, last, removed);
+    if (!(removing instanceof DoneTask) || removing.value !== undefined) {
+      return this.unmapPinned(removing, start, last, removed);
+    }
+    this.tellUnmapped(start, last);
+    return new DoneTask(removed.bytes);
+  }
+
+  /** Goes on with `removing`, the first part, and past each area that is pinned. */
+  private *unmapPinned(
+    removing: Task<Area | undefined>,
+    start: bigint,
+    last: bigint,
+    removed: { bytes: bigint },
+  ): Task<bigint> {
     let from = start;
-    for (let tries = 1; ; tries++) {
-      if (!this.domainsLock.tryTakeRead()) yield* this.domainsLock.takeRead();
-      let pinned: Area | undefined;
-      try {
-        const leaving: Area[] = [];
-        const end = this.collectLeaving(from, last, leaving);
-        if (leaving.length > 0) {
-          for (const area of leaving) removed.bytes += area.length;
-          for (let i = 0; i < this.domains.length; i++) yield* unmapAreas(this.domains[i], leaving);
-          for (const area of leaving) if (area.pinned) unpinArea(area);
-          this.vacate(leaving);
-        }
-        if (end instanceof Refusal) throw end;
-        pinned = end;
-      } finally {
-        this.domainsLock.releaseRead();
-      }
-      if (pinned === undefined) break;
+    let pinned = yield* removing;
+    for (let tries = 1; pinned !== undefined; tries++) {
       if (pinned.start !== from) tries = 1;
       from = pinned.start;
       yield* this.askToUnpin(pinned, tries);
+      pinned = yield* this.removeUpToPinned(from, last, removed);
     }
-    if (this.system.events.on) this.system.events.emit({ kind: "iommufd.area.unmap", ioas: this.label, start, last });
+    this.tellUnmapped(start, last);
     return removed.bytes;
+  }
+
+  /** Removes areas of a range, up to one that is pinned: that one. Refusals as {@link unmap}. */
+  private removeUpToPinned(start: bigint, last: bigint, removed: { bytes: bigint }): Task<Area | undefined> {
+    return this.domainsLock.tryTakeRead()
+      ? this.remove(start, last, removed)
+      : this.lockAndRemove(start, last, removed);
+  }
+
+  private *lockAndRemove(start: bigint, last: bigint, removed: { bytes: bigint }): Task<Area | undefined> {
+    yield* this.domainsLock.takeRead();
+    return yield* this.remove(start, last, removed);
+  }
+
+  /** With domainsLock held, which it gives back. */
+  private remove(start: bigint, last: bigint, removed: { bytes: bigint }): Task<Area | undefined> {
+    const leaving: Area[] = [];
+    const end = this.collectLeaving(start, last, leaving);
+    for (const area of leaving) removed.bytes += area.length;
+    const wait = unmapFromAll(this.domains, leaving);
+    return wait === done ? new DoneTask(this.forget(leaving, end)) : this.forgetAfter(wait, leaving, end);
+  }
+
+  private *forgetAfter(
+    wait: Task<void>,
+    leaving: readonly Area[],
+    end: Refusal | Area | undefined,
+  ): Task<Area | undefined> {
+    yield* wait;
+    return this.forget(leaving, end);
+  }
+
+  /** Of areas that are in no domain any more; `end` is why there are no more of them. */
+  private forget(leaving: readonly Area[], end: Refusal | Area | undefined): Area | undefined {
+    for (const area of leaving) if (area.pinned) unpinArea(area);
+    this.vacate(leaving);
+    this.domainsLock.releaseRead();
+    if (end instanceof Refusal) throw end;
+    return end;
+  }
+
+  private tellUnmapped(start: bigint, last: bigint): void {
+    if (this.system.events.on) this.system.events.emit({ kind: "iommufd.area.unmap", ioas: this.label, start, last });
   }
 
   /** Asks all users to unpin an area that is to go. Refusal EDEADLK: it was for nothing too often. */
@@ -601,7 +677,15 @@ export class IovaSpace {
   }
 
   /** Pins areas and maps them into every linked domain; all or nothing. */
-  private *enterDomains(areas: readonly Area[], caller: Process): Task<void> {
+  private enterDomains(areas: readonly Area[], caller: Process): Task<void> {
+    const { domains } = this;
+    if (domains.length === 0) return done;
+    return areas.length === 1 && domains.length === 1
+      ? enterDomain(domains[0], areas[0], caller, this.hugePages)
+      : this.enterEach(areas, caller);
+  }
+
+  private *enterEach(areas: readonly Area[], caller: Process): Task<void> {
     const { domains } = this;
     let area = 0;
     let domain = 0;
@@ -627,7 +711,7 @@ export class IovaSpace {
    */
   private *leaveDomains(areas: readonly Area[], domains: readonly PagingDomain[]): Task<void> {
     this.domainsLock.assertHeld();
-    for (let i = 0; i < domains.length; i++) yield* unmapAreas(domains[i], areas);
+    yield* unmapFromAll(domains, areas);
     if (domains === this.domains || this.domains.length === 0)
       for (const area of areas) if (area.pinned) unpinArea(area);
   }

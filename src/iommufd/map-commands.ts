@@ -2,7 +2,18 @@
 /** MAP, MAP_FILE, COPY, UNMAP: what an IOAS shows (reference 3.4). */
 import { PROT_READ, PROT_WRITE } from "../iommu/index.ts";
 import { type ClientFile, PAGE_SIZE } from "../memory/index.ts";
-import { EINVAL, ENODEV, ENOENT, EOPNOTSUPP, EOVERFLOW, numberOf, refuse, type Task } from "../runtime/index.ts";
+import {
+  DoneTask,
+  done,
+  EINVAL,
+  ENODEV,
+  ENOENT,
+  EOPNOTSUPP,
+  EOVERFLOW,
+  numberOf,
+  refuse,
+  type Task,
+} from "../runtime/index.ts";
 import { type Command, MAP_FIXED_IOVA, MAP_READABLE, MAP_WRITEABLE } from "../uapi/index.ts";
 import type { Slice } from "./area.ts";
 import type { CallOf } from "./call.ts";
@@ -17,15 +28,19 @@ const MAP_FLAGS = MAP_FIXED_IOVA | MAP_WRITEABLE | MAP_READABLE;
 const PAGE = BigInt(PAGE_SIZE);
 const MAX_DMA_BUF_PAGES = 2n ** 32n - 1n;
 
-export function* ioasMap(call: CallOf<"IOAS_MAP">): Task<void> {
+export function ioasMap(call: CallOf<"IOAS_MAP">): Task<void> {
   const { context, command } = call;
   checkMap(command);
-  const ioas = context.objects.use(command.ioas_id, Ioas);
-  try {
-    command.iova = yield* ioas.space.map(userRequest(call));
-  } finally {
-    context.objects.release(ioas);
-  }
+  const ioas = context.objects.find(command.ioas_id, Ioas);
+  const mapping = ioas.space.map(userRequest(call));
+  if (!(mapping instanceof DoneTask)) return respondMapped(call, context.objects.whileUsed(ioas, mapping));
+  command.iova = mapping.value;
+  call.respond();
+  return done;
+}
+
+function* respondMapped(call: CallOf<"IOAS_MAP">, mapping: Task<bigint>): Task<void> {
+  call.command.iova = yield* mapping;
   call.respond();
 }
 
@@ -72,19 +87,26 @@ export function* ioasCopy(call: CallOf<"IOAS_COPY">): Task<void> {
 }
 
 /** With iova 0 and length 2^64 - 1 everything goes, even if there is nothing. */
-export function* ioasUnmap(call: CallOf<"IOAS_UNMAP">): Task<void> {
+export function ioasUnmap(call: CallOf<"IOAS_UNMAP">): Task<void> {
   const { context, command } = call;
-  const ioas = context.objects.use(command.ioas_id, Ioas);
-  try {
-    const { iova, length } = command;
-    const everything = iova === 0n && length === MAX_IOVA;
-    const last = everything ? MAX_IOVA : lastToUnmap(iova, length);
-    const bytes = yield* ioas.space.unmap(iova, last);
-    if (bytes === 0n && !everything) refuseUnmapped(ioas, iova, last);
-    command.length = bytes;
-  } finally {
-    context.objects.release(ioas);
-  }
+  const ioas = context.objects.find(command.ioas_id, Ioas);
+  const { iova, length } = command;
+  const last = iova === 0n && length === MAX_IOVA ? MAX_IOVA : lastToUnmap(iova, length);
+  const unmapping = ioas.space.unmap(iova, last);
+  if (!(unmapping instanceof DoneTask)) return respondAfter(call, ioas, context.objects.whileUsed(ioas, unmapping));
+  respondUnmapped(call, ioas, unmapping.value);
+  return done;
+}
+
+function* respondAfter(call: CallOf<"IOAS_UNMAP">, ioas: Ioas, unmapping: Task<bigint>): Task<void> {
+  respondUnmapped(call, ioas, yield* unmapping);
+}
+
+function respondUnmapped(call: CallOf<"IOAS_UNMAP">, ioas: Ioas, bytes: bigint): void {
+  const { command } = call;
+  const { iova, length } = command;
+  if (bytes === 0n && (iova !== 0n || length !== MAX_IOVA)) refuseUnmapped(ioas, iova, lastOf(iova, length));
+  command.length = bytes;
   call.respond();
 }
 

@@ -1,8 +1,8 @@
 // Runs in a browser.
 /** Areas in one domain: pinned, mapped, unmapped. Who may do that, and when, is the business of iova-space.ts. */
-import { newGather, type PagingDomain, PROT_CACHE, PROT_MMIO } from "../iommu/index.ts";
+import { newGather, type PagingDomain, PROT_CACHE, PROT_MMIO, type UnmapGather } from "../iommu/index.ts";
 import { type FrameRun, PAGE_SIZE, type Process } from "../memory/index.ts";
-import { assert, EINVAL, refuse, type Task } from "../runtime/index.ts";
+import { assert, DoneTask, done, EINVAL, refuse, type Task } from "../runtime/index.ts";
 import type { Area } from "./area.ts";
 
 /** Pins the area's pages, if it has not yet. Refusals as PageSet.acquire. */
@@ -65,15 +65,82 @@ function* mapRuns(
   }
 }
 
-/** Removes whole areas from a domain; when it returns, no hardware uses them. Cannot fail. */
-export function* unmapAreas(domain: PagingDomain, areas: readonly Area[]): Task<void> {
-  if (areas.length === 0) return;
+/** Pins an area and maps it into a domain, the only one that shows it; both or nothing. */
+export function enterDomain(domain: PagingDomain, area: Area, caller: Process, hugePages: boolean): Task<void> {
+  pinArea(area, caller);
+  try {
+    const wait = mapArea(domain, area, hugePages);
+    return wait === done ? done : enterDomainAfter(wait, area);
+  } catch (error) {
+    unpinArea(area);
+    throw error;
+  }
+}
+
+function* enterDomainAfter(wait: Task<void>, area: Area): Task<void> {
+  try {
+    yield* wait;
+  } catch (error) {
+    unpinArea(area);
+    throw error;
+  }
+}
+
+/** Removes whole areas from all domains; when it is done, no hardware uses them. Cannot fail. */
+export function unmapFromAll(domains: readonly PagingDomain[], areas: readonly Area[]): Task<void> {
+  for (let i = 0; i < domains.length; i++) {
+    const wait = unmapAreas(domains[i], areas);
+    if (wait !== done) return unmapFromRest(wait, domains, i + 1, areas);
+  }
+  return done;
+}
+
+function* unmapFromRest(
+  wait: Task<void>,
+  domains: readonly PagingDomain[],
+  next: number,
+  areas: readonly Area[],
+): Task<void> {
+  yield* wait;
+  for (let i = next; i < domains.length; i++) yield* unmapAreas(domains[i], areas);
+}
+
+/** Removes whole areas from a domain; when it is done, no hardware uses them. Cannot fail. */
+export function unmapAreas(domain: PagingDomain, areas: readonly Area[]): Task<void> {
+  if (areas.length === 0) return done;
   const gather = newGather();
   for (let i = 0; i < areas.length; i++) {
-    const { start, size, withdrawn } = areas[i];
-    if (withdrawn) continue;
-    const removed = yield* domain.unmap(start, size, gather);
-    assert(removed === size, () => `${domain.label} removed ${removed} of ${size} bytes of ${areas[i].label}`);
+    const wait = unmapArea(domain, areas[i], gather);
+    if (wait !== done) return unmapRest(wait, domain, areas, i + 1, gather);
   }
+  return domain.sync(gather);
+}
+
+function* unmapRest(
+  wait: Task<void>,
+  domain: PagingDomain,
+  areas: readonly Area[],
+  next: number,
+  gather: UnmapGather,
+): Task<void> {
+  yield* wait;
+  for (let i = next; i < areas.length; i++) yield* unmapArea(domain, areas[i], gather);
   yield* domain.sync(gather);
+}
+
+/** Until {@link PagingDomain.sync} of `gather`, hardware may still use the area. */
+function unmapArea(domain: PagingDomain, area: Area, gather: UnmapGather): Task<void> {
+  if (area.withdrawn) return done;
+  const removing = domain.unmap(area.start, area.size, gather);
+  if (!(removing instanceof DoneTask)) return checkedAfter(removing, domain, area);
+  checkRemoved(removing.value, domain, area);
+  return done;
+}
+
+function* checkedAfter(removing: Task<number>, domain: PagingDomain, area: Area): Task<void> {
+  checkRemoved(yield* removing, domain, area);
+}
+
+function checkRemoved(bytes: number, domain: PagingDomain, area: Area): void {
+  assert(bytes === area.size, () => `${domain.label} removed ${bytes} of ${area.size} bytes of ${area.label}`);
 }

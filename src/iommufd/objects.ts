@@ -143,6 +143,16 @@ export class ObjectTable {
     return object;
   }
 
+  /** Does what is left of `code`, and the object lives until it is done. */
+  *whileUsed<T>(object: IommufdObject, code: Task<T>): Task<T> {
+    object.shortTermUses++;
+    try {
+      return yield* code;
+    } finally {
+      this.release(object);
+    }
+  }
+
   /** As {@link any}; the object then lives until {@link release}. */
   useAny(id: number): IommufdObject {
     const object = this.any(id);

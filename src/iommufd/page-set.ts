@@ -18,6 +18,7 @@ import {
   PAGE_SIZE,
   type PhysicalMemory,
   type Process,
+  type User,
   uncharge,
 } from "../memory/index.ts";
 import { EFAULT, EINVAL, EOVERFLOW, refuse, type System, type Task } from "../runtime/index.ts";
@@ -164,7 +165,9 @@ export class PageSet {
   readonly writable: boolean;
   private readonly context: PinningContext;
   private payer: Process;
-  private mode: AccountMode;
+  /** Of the payer, when the pages were mapped. */
+  private user: User;
+  private readonly mode: AccountMode;
   private segments: Segment[] = [];
   private pinned = 0;
   private revocation: Revocation | undefined;
@@ -174,6 +177,7 @@ export class PageSet {
     this.source = source;
     this.writable = writable;
     this.payer = payer;
+    this.user = payer.user;
     this.mode = mode;
   }
 
@@ -354,12 +358,22 @@ export class PageSet {
     return runs;
   }
 
-  /** Charges what is pinned to somebody else. Refusal ENOMEM: over his limit; then nothing has changed. */
-  changePayer(payer: Process, mode: AccountMode): void {
+  /**
+   * Charges what is pinned to somebody else, in the mode that it was mapped in; what is charged to nobody, or to him already, stays as
+   * it is.
+   * Refusals: ENOMEM (over his limit), EINVAL (by process, and the one that was charged is gone); then nothing has changed.
+   */
+  changePayer(payer: Process): void {
+    const { mode, payer: before } = this;
+    if (mode === "none" || (payer === before && payer.user === this.user)) return;
     charge(payer, mode, this.pinned);
-    uncharge(this.payer, this.mode, this.pinned);
+    if (mode === "process" && !before.memory.alive) {
+      uncharge(payer, mode, this.pinned);
+      refuse(EINVAL, () => `${before.label}, which was charged for ${this.source.label}, is gone`);
+    }
+    uncharge(before, mode, this.pinned, this.user);
     this.payer = payer;
-    this.mode = mode;
+    this.user = payer.user;
   }
 
   /** A segment that nobody uses yet. */
@@ -369,7 +383,7 @@ export class PageSet {
     const runs = this.source.pin(first, count, this.writable, caller);
     if (this.source.kind === "dma-buf") return { first, last, users: 0, runs };
     try {
-      charge(this.payer, this.mode, count);
+      charge(this.payer, this.mode, count, this.user);
     } catch (error) {
       this.context.memory.unpin(runs);
       throw error;
@@ -382,7 +396,7 @@ export class PageSet {
     if (this.source.kind === "dma-buf") return;
     const count = segment.last - segment.first + 1;
     this.context.memory.unpin(segment.runs);
-    uncharge(this.payer, this.mode, count);
+    uncharge(this.payer, this.mode, count, this.user);
     this.pinned -= count;
   }
 

@@ -63,14 +63,16 @@ describe("any order of steps leaves nothing behind:", () => {
       for (const ioas of [1, other]) world.map(ioas, va, 0x3000, 0x10000);
       const [first, second] = [new Pinner(world), new Pinner(world)];
       for (const { access } of [first, second]) world.run(access.attach(1));
-      const space = (id: number) => objects.find(id, Ioas).space;
+      const unmap = function* (id: number, start: bigint, last: bigint): Task<void> {
+        yield* objects.find(id, Ioas).space.unmap(start, last);
+      };
       explore(world, seed, [
         first.pin(0x10000n),
-        space(1).unmap(0n, M),
+        unmap(1, 0n, M),
         second.pin(0x11000n),
         first.access.replace(other),
         world.bound.attach(other),
-        space(other).unmap(0x10000n, 0x12fffn),
+        unmap(other, 0x10000n, 0x12fffn),
         second.access.detach(),
         first.pin(0x10000n),
       ]);

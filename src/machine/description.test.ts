@@ -171,6 +171,11 @@ describe("a mistake is told with file, line and column, and with what would be r
       lab(1, 1, "not valid YAML: Unresolved alias (the anchor must be set before the alias): lab"),
     ],
     ["an unknown tag", "name: !lab x", lab(1, 7, "not valid YAML: Unresolved tag: !lab")],
+    [
+      "two machines",
+      "name: a\n---\nname: b",
+      lab(2, 1, `a second machine begins; a file has one, so no line is "---"`),
+    ],
     ["a key twice", "name: a\nabout: b\nname: c", lab(3, 1, 'the key "name" appears twice; keep one of them')],
     [
       "an unknown key, nearly known",
@@ -474,7 +479,21 @@ describe("a mistake is told with file, line and column, and with what would be r
     [
       "stalls behind an IOMMU that has none",
       "iommus: [{ kind: virtio-iommu }]\ndevices: [{ model: edu, canStall: true }]",
-      lab(2, 35, "devices[0].canStall is true, but only an smmuv3 stalls, and viommu0 is a virtio-iommu"),
+      lab(2, 35, "devices[0].canStall is true, but only an smmuv3 stalls, and viommu0 is a virtio-iommu; leave it out"),
+    ],
+    [
+      "stalls without an IOMMU",
+      "devices: [{ model: edu, canStall: true, iommu: none }]",
+      lab(1, 35, "devices[0].canStall is true, but only an smmuv3 stalls, and the device has no IOMMU; leave it out"),
+    ],
+    [
+      "tables without the probe that tells of them",
+      "iommus: [{ kind: virtio-iommu, features: { attachTable: true, probe: false } }]",
+      lab(
+        1,
+        57,
+        'iommus[0].features.attachTable is true, but formats of tables are told by probe; "probe: true" is right',
+      ),
     ],
     [
       "an option of another model",

@@ -60,8 +60,8 @@ export class MachineFiles implements FileTree {
     const files = this;
     return {
       ...node,
-      write: function* (process, bytes): Task<void> {
-        yield* write(process, bytes);
+      write: function* (process, bytes, position): Task<void> {
+        yield* write(process, bytes, position);
         files.refresh();
       },
     };

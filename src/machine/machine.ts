@@ -41,16 +41,15 @@ import { FailureFiles } from "./failure-files.ts";
 import { MachineFiles } from "./files.ts";
 import { IommuMaker, type MachineFault, type MachineIommu } from "./iommus.ts";
 import { EduKernelDriver } from "./kernel-driver.ts";
+import { kernelNodes, MISC_MAJOR, type MiscDevice } from "./kernel-files.ts";
 import { makeFunction } from "./models.ts";
 import { PlatformDevice, platformNodes, platformPath } from "./platform.ts";
 
 /** Where writes become interrupts, before they reach an IOMMU. */
 const DOORBELL_SIZE = 0x10_0000;
 
-/** /dev/iommu and /dev/vfio/vfio, misc devices. */
-const MISC_MAJOR = 10;
-const IOMMU_MINOR = 125;
-const VFIO_MINOR = 196;
+const iommuDevice: MiscDevice = { name: "iommu", path: "iommu", minor: 125, mode: 0o660 };
+const vfioDevice: MiscDevice = { name: "vfio", path: "vfio/vfio", minor: 196, mode: 0o666 };
 
 export interface MachineOptions {
   /** Time; simulated, if absent. */
@@ -149,6 +148,7 @@ export class Machine {
     this.files = new MachineFiles([
       () => this.characterDevices(),
       () => (options.mock ? failureFiles.nodes() : new Map()),
+      () => kernelNodes([iommuDevice, vfioDevice]),
       () => pciNodes(this.pci, this.hotPlug),
       () => platformNodes(this.platformDevices),
       () => groupNodes(this.core, (device) => this.pathOf(device)),
@@ -363,7 +363,7 @@ export class Machine {
   /** The same implementation twice: a container is an iommufd that accounts memory to processes, as VFIO did. */
   private characterDevices(): Map<string, FileNode> {
     const extension = this.mockBus && testInterface(this.mockBus);
-    const node = (minor: number, mode: number, label: string, perProcessAccounting: boolean): FileNode => ({
+    const node = ({ minor, mode }: MiscDevice, label: string, perProcessAccounting: boolean): FileNode => ({
       kind: "device",
       major: MISC_MAJOR,
       minor,
@@ -374,8 +374,8 @@ export class Machine {
       }.bind(this),
     });
     return new Map([
-      ["/dev/iommu", node(IOMMU_MINOR, 0o660, "iommufd", false)],
-      ["/dev/vfio/vfio", node(VFIO_MINOR, 0o666, "container", true)],
+      [`/dev/${iommuDevice.path}`, node(iommuDevice, "iommufd", false)],
+      [`/dev/${vfioDevice.path}`, node(vfioDevice, "container", true)],
     ]);
   }
 

@@ -57,6 +57,8 @@ export interface AddressSpace {
   /** Pages charged in process mode (VmLck), and pages pinned (VmPin). */
   lockedPages: number;
   pinnedPages: number;
+  /** Pages that the process has locked by itself (mlock): they count against the same limit. Absent: none. */
+  readonly mlockedPages?: number;
   /** Copies from the process. Throws Refusal EFAULT, and then `into` is unspecified. */
   read(address: UserAddress, into: Uint8Array): void;
   /** Copies to the process. Throws Refusal EFAULT; then nothing or a beginning was written. */

@@ -1,7 +1,7 @@
 // Runs in a browser.
 /** What clients see of PCI under /sys, in the formats of reference 5.1. */
 import type { FileNode } from "../memory/index.ts";
-import { EINVAL, refuse, type Task } from "../runtime/index.ts";
+import type { Task } from "../runtime/index.ts";
 import type { AddressWindow } from "./address-window.ts";
 import type { PciBus } from "./bus.ts";
 import type { PciDriver } from "./drivers.ts";
@@ -10,6 +10,7 @@ import type { PciHost } from "./host.ts";
 import type { HotPlug } from "./hot-plug.ts";
 import { CLASS_CODE, DEVICE_ID, REVISION_ID, SUBSYSTEM_ID, SUBSYSTEM_VENDOR_ID, VENDOR_ID } from "./ids.ts";
 import { resetFunction, resetMethods } from "./reset.ts";
+import { command, configNode, enableNode, line, number, ueventNode } from "./sysfs-stores.ts";
 
 const busPath = "/sys/bus/pci";
 
@@ -29,6 +30,11 @@ export function pciNodes(host: PciHost, hotPlug?: HotPlug): Map<string, FileNode
   const nodes = new Map<string, FileNode>();
   nodes.set(`${busPath}/devices`, { kind: "directory" });
   nodes.set(`${busPath}/drivers`, { kind: "directory" });
+  nodes.set(`${busPath}/slots`, { kind: "directory" });
+  nodes.set(
+    `${busPath}/drivers_autoprobe`,
+    text(() => "1\n", 0o644),
+  );
   nodes.set(
     `${busPath}/drivers_probe`,
     command(0o200, (name) => host.drivers.probeByName(name)),
@@ -77,7 +83,7 @@ function addFunction(nodes: Map<string, FileNode>, member: PciFunction, hotPlug:
     "resource",
     text(() => resources(member)),
   );
-  add("config", { kind: "text", mode: 0o644, read: () => member.config.bytes });
+  add("config", configNode(member));
   add(
     "irq",
     text(() => `${member.interruptLine}\n`),
@@ -86,9 +92,24 @@ function addFunction(nodes: Map<string, FileNode>, member: PciFunction, hotPlug:
     "numa_node",
     text(() => "-1\n", 0o644),
   );
+  add("enable", enableNode(member));
   add(
-    "enable",
-    text(() => `${member.enableCount}\n`, 0o644),
+    "ari_enabled",
+    text(() => "0\n"),
+  );
+  add(
+    "broken_parity_status",
+    text(() => "0\n", 0o644),
+  );
+  for (const name of ["dma_mask_bits", "consistent_dma_mask_bits"]) {
+    add(
+      name,
+      text(() => "32\n"),
+    );
+  }
+  add(
+    "msi_bus",
+    text(() => "1\n", 0o644),
   );
   add(
     "power_state",
@@ -100,7 +121,7 @@ function addFunction(nodes: Map<string, FileNode>, member: PciFunction, hotPlug:
   );
   add(
     "uevent",
-    text(() => uevent(member), 0o644),
+    ueventNode(0o644, () => uevent(member)),
   );
   add("driver_override", {
     kind: "text",
@@ -141,8 +162,7 @@ function addHotPlug(add: (name: string, node: FileNode) => void, member: PciFunc
 
 /** A number asks for something unless it is 0. EINVAL for what is none. */
 function* ifWanted(text: string, act: () => Task<void>): Task<void> {
-  if (!/^(?:0x[0-9a-f]+|[0-9]+)$/i.test(text)) refuse(EINVAL, () => `"${text}" is no number`);
-  if (Number(text) !== 0) yield* act();
+  if (number(text) !== 0) yield* act();
 }
 
 /** Of a bridge: the buses behind it, in decimal. */
@@ -167,6 +187,18 @@ function addDriver(nodes: Map<string, FileNode>, host: PciHost, driver: PciDrive
     `${path}/unbind`,
     command(0o200, (name) => host.drivers.unbindByName(name, driver)),
   );
+  nodes.set(
+    `${path}/new_id`,
+    command(0o200, (id) => host.drivers.addId(id, driver)),
+  );
+  nodes.set(
+    `${path}/remove_id`,
+    command(0o200, (id) => host.drivers.removeId(id, driver)),
+  );
+  nodes.set(
+    `${path}/uevent`,
+    ueventNode(0o200, () => ""),
+  );
   for (const member of host.functions) {
     if (member.driver !== driver || member.isLeavingDriver) continue;
     nodes.set(`${path}/${member.name}`, { kind: "link", target: relative(path, devicePath(member)) });
@@ -181,20 +213,11 @@ function text(read: () => string, mode = 0o444): FileNode {
   return { kind: "text", mode, read };
 }
 
-/** A file that acts on the line written to it. */
-function command(mode: number, act: (argument: string) => Task<void>): FileNode {
-  return { kind: "text", mode, read: () => "", write: (_process, bytes) => act(line(bytes)) };
-}
-
 function resetNow(member: PciFunction): (argument: string) => Task<void> {
   return function* (argument) {
     yield* member.place!.bus.host.system.tasks.point();
     if (argument === "1") yield* resetFunction(member);
   };
-}
-
-function line(bytes: Uint8Array): string {
-  return new TextDecoder().decode(bytes).replace(/\n.*$/s, "");
 }
 
 /** The target of a link that lies in directory `from`, as Linux writes it: its last name is always that of `to`. */

@@ -66,7 +66,7 @@ export class IntervalMap<V> {
 
   /** The interval with the highest start. */
   get highest(): Interval<V> | undefined {
-    return this.tail?.entry(this.tail.count - 1);
+    return this.count === 0 ? undefined : this.tail!.entry(this.tail!.count - 1);
   }
 
   /** Adds an interval that intersects no other. Its object is the key to {@link remove}. */
@@ -93,7 +93,8 @@ export class IntervalMap<V> {
     leaf.remove(index);
     entry.leaf = undefined;
     this.count--;
-    if (leaf.count > 0) {
+    // The only leaf stays: whoever adds and removes a single interval again and again needs no new one.
+    if (leaf.count > 0 || this.count === 0) {
       this.measureNextHole(leaf, index - 1);
       return;
     }

@@ -101,6 +101,12 @@ abstract class Lock implements HeldLock {
     return task;
   }
 
+  protected hold(task: TaskHandle): void {
+    // A list of one is smaller than the room that a first push makes.
+    if (task.held.length === 0) task.held = [this];
+    else task.held.push(this);
+  }
+
   protected drop(task: TaskHandle): void {
     const { held } = task;
     if (held[held.length - 1] === this) {
@@ -129,7 +135,7 @@ export class Mutex extends Lock {
     lockOrder.record(task, this);
     if (this.owner !== undefined) yield* this.queue.untilUninterrupted(() => this.owner === undefined);
     this.owner = task;
-    task.held.push(this);
+    this.hold(task);
   }
 
   /**
@@ -142,7 +148,7 @@ export class Mutex extends Lock {
     const task = this.taker();
     this.system.lockOrder.record(task, this);
     this.owner = task;
-    task.held.push(this);
+    this.hold(task);
     return true;
   }
 
@@ -175,7 +181,7 @@ export class RwLock extends Lock {
     lockOrder.record(task, this);
     if (!this.admitsReaders()) yield* this.queue.untilUninterrupted(() => this.admitsReaders());
     this.readers++;
-    task.held.push(this);
+    this.hold(task);
   }
 
   /**
@@ -188,7 +194,7 @@ export class RwLock extends Lock {
     const task = this.taker();
     this.system.lockOrder.record(task, this);
     this.readers++;
-    task.held.push(this);
+    this.hold(task);
     return true;
   }
 
@@ -207,7 +213,7 @@ export class RwLock extends Lock {
       }
     }
     this.writer = task;
-    task.held.push(this);
+    this.hold(task);
   }
 
   releaseRead(): void {

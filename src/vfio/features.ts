@@ -38,9 +38,9 @@ const features: ReadonlyMap<number, FeatureRow> = new Map<number, FeatureRow>([
       directions: FEATURE_SET,
       payload: LowPowerEntryWithWakeup.size,
       set: (lowPower, process, payload) => {
-        const entry = new LowPowerEntryWithWakeup(payload);
-        if (entry.reserved !== 0) refuse(EINVAL, () => `reserved is ${entry.reserved}, not 0`);
-        lowPower.enter(eventFd(process, entry.wakeup_eventfd));
+        const { wakeup_eventfd: fd } = new LowPowerEntryWithWakeup(payload);
+        if (fd < 0) refuse(EINVAL, () => `wakeup eventfd ${fd} is no file descriptor`);
+        lowPower.enter(eventFd(process, fd));
       },
     },
   ],

@@ -37,12 +37,11 @@ export function deviceInfo(process: Process, argument: number, canReset: boolean
   process.memory.write(argument, info.$bytes.subarray(0, Math.min(info.argsz, DeviceInfo.size)));
 }
 
-/** GET_REGION_INFO. There are no capabilities. */
+/** GET_REGION_INFO. There are no capabilities: what the client has in `cap_offset` stays. */
 export function regionInfo(process: Process, argument: number, member: PciFunction): void {
   const info = readArgument(process, argument, new RegionInfo(), RegionInfo.size);
   const { size, flags } = describeRegion(member, info.index);
   info.flags = flags;
-  info.cap_offset = 0;
   info.size = BigInt(size);
   info.offset = BigInt(info.index * REGION_STRIDE);
   process.memory.write(argument, info.$bytes);

@@ -148,12 +148,17 @@ export class DeviceInterrupts implements ConfigInterrupts {
   private unmaskIntx(process: Process, request: IrqRequest): void {
     const intx = this.activeIntx(request);
     if (request.data.type !== "eventfd") {
-      if (chosenVectors(request).length > 0) intx.unmask();
+      if (chosenVectors(request).length > 0) this.clientUnmasks(intx);
     } else if (request.data.fds[0] < 0) {
       intx.stopUnmasking();
     } else {
-      intx.unmaskOn(eventFd(process, request.data.fds[0]));
+      intx.unmaskOn(eventFd(process, request.data.fds[0]), () => this.clientUnmasks(intx));
     }
+  }
+
+  /** While the client's own INTx-disable bit is set that does nothing: clearing the bit unmasks. */
+  private clientUnmasks(intx: IntxInterrupt): void {
+    if (!this.config().intxDisabled) intx.unmask();
   }
 
   private triggerIntx(process: Process, request: IrqRequest): void {

@@ -45,14 +45,14 @@ export class IntxInterrupt {
     this.disableLine(false);
   }
 
-  /** From now on a signal of `event` unmasks. EBUSY if there is such an eventfd already. */
-  unmaskOn(event: EventFd): void {
+  /** From now on a signal of `event` is a request to unmask. EBUSY if there is such an eventfd already. */
+  unmaskOn(event: EventFd, requested: () => void): void {
     if (this.unmaskEvent) {
       event.release();
       refuse(EBUSY, () => `${this.member.name} has an eventfd that unmasks INTx already`);
     }
     this.unmaskEvent = event;
-    this.stopWatching = event.watch?.(() => this.unmask());
+    this.stopWatching = event.watch?.(requested);
   }
 
   stopUnmasking(): void {

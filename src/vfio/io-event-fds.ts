@@ -4,6 +4,8 @@ import type { PciFunction } from "../pci/index.ts";
 import { EEXIST, EINVAL, ENODEV, ENOSPC, refuse } from "../runtime/index.ts";
 import { IoEventFd, REGION_ROM, REGION_STRIDE } from "../uapi/index.ts";
 import { eventFd } from "./irq-data.ts";
+import { barAnswers } from "./regions.ts";
+import type { VirtualConfig } from "./virtual-config.ts";
 
 const MINIMUM = IoEventFd.endOf("fd");
 const MOST = 1000;
@@ -16,11 +18,13 @@ interface Entry {
 /** Eventfds of a client that make a write to a BAR when they are signalled (IOEVENTFD, reference 5.7). */
 export class IoEventFds {
   private readonly member: PciFunction;
+  private readonly config: VirtualConfig;
   /** By place, size and value of the write. */
   private readonly entries = new Map<string, Entry>();
 
-  constructor(member: PciFunction) {
+  constructor(member: PciFunction, config: VirtualConfig) {
     this.member = member;
+    this.config = config;
   }
 
   /** The ioctl: adds one, or with fd −1 removes it. */
@@ -29,7 +33,7 @@ export class IoEventFds {
     process.memory.read(argument, request.$bytes.subarray(0, MINIMUM));
     const { argsz, flags, data, fd } = request;
     if (argsz < MINIMUM) refuse(EINVAL, () => `argsz ${argsz} is below ${MINIMUM}`);
-    if (![1, 2, 4, 8].includes(flags)) refuse(EINVAL, () => `flags 0x${flags.toString(16)} is not one size of 1 to 8`);
+    if (![1, 2, 4].includes(flags)) refuse(EINVAL, () => `flags 0x${flags.toString(16)} is not the size 1, 2 or 4`);
     if (fd < -1) refuse(EINVAL, () => `${fd} is neither a file descriptor nor -1`);
     const { index, offset } = this.place(Number(request.offset), flags);
     const key = `${index}:${offset}:${flags}:${data}`;
@@ -42,7 +46,9 @@ export class IoEventFds {
     if (entry !== undefined) refuse(EEXIST, () => `an eventfd writes ${data} to 0x${offset.toString(16)} already`);
     if (this.entries.size >= MOST) refuse(ENOSPC, () => `there are ${MOST} of them already`);
     const event = eventFd(process, fd);
-    const stop = event.watch?.(() => this.member.writeBar(index, offset, flags, data));
+    const stop = event.watch?.(() => {
+      if (barAnswers(this.member, this.config, index)) this.member.writeBar(index, offset, flags, data);
+    });
     this.entries.set(key, { event, stop });
   }
 

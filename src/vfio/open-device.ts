@@ -49,7 +49,7 @@ export class OpenDevice {
     this.saved = saveState(member);
     this.interrupts = new DeviceInterrupts(system, member, () => this.config);
     this.config = new VirtualConfig(member, this.interrupts);
-    this.ioEventFds = new IoEventFds(member);
+    this.ioEventFds = new IoEventFds(member, this.config);
   }
 
   /** Gives the function back: silent, reset if it can be, configured as before. Cannot fail. */
@@ -65,44 +65,36 @@ export class OpenDevice {
   }
 
   getInfo(process: Process, argument: number): void {
-    this.lowPower.touch();
     deviceInfo(process, argument, this.canReset);
   }
 
   getRegionInfo(process: Process, argument: number): void {
-    this.lowPower.touch();
     regionInfo(process, argument, this.member);
   }
 
   getIrqInfo(process: Process, argument: number): void {
-    this.lowPower.touch();
     irqInfo(process, argument, this.member, this.interrupts);
   }
 
   setIrqs(process: Process, argument: number): number {
-    this.lowPower.touch();
     return this.interrupts.set(process, argument);
   }
 
   setIoEventFd(process: Process, argument: number): void {
-    this.lowPower.touch();
     this.ioEventFds.set(process, argument);
   }
 
   /** EINVAL if the function has no way to be reset alone. Otherwise what keeps it from being reset now. */
   *reset(): Task<void> {
-    this.lowPower.touch();
     if (!this.canReset) refuse(EINVAL, () => `${this.member.name} has no working reset of its own`);
     yield* resetFunction(this.member);
   }
 
   feature(process: Process, argument: number): void {
-    this.lowPower.touch();
     deviceFeature(this.lowPower, process, argument);
   }
 
   *access(position: number, bytes: Uint8Array, direction: Direction): Task<number> {
-    this.lowPower.touch();
     return yield* accessRegion(this.system, this.member, this.config, position, bytes, direction);
   }
 }

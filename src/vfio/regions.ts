@@ -28,6 +28,11 @@ export function describeRegion(member: PciFunction, index: number): RegionDescri
   return bar === undefined ? { size: 0, flags: 0 } : { size: bar.size, flags: readWrite };
 }
 
+/** False for a memory BAR while the client has memory decoding off, or the function asleep. */
+export function barAnswers(member: PciFunction, config: VirtualConfig, index: number): boolean {
+  return member.bars[index]?.kind === "io" || config.memoryEnabled;
+}
+
 /** What to do with the bytes of one access: take them from the device, or give them to it. */
 export type Direction = "read" | "write";
 
@@ -43,10 +48,10 @@ export function* accessRegion(
   bytes: Uint8Array,
   direction: Direction,
 ): Task<number> {
+  if (bytes.length === 0) return 0;
   const index = Math.floor(position / REGION_STRIDE);
   const offset = position % REGION_STRIDE;
   if (index >= REGION_COUNT) refuse(EINVAL, () => `there is no region ${index}; there are ${REGION_COUNT}`);
-  if (bytes.length === 0) return 0;
   yield* system.tasks.point();
   if (index === REGION_CONFIG) return yield* accessConfig(config, offset, bytes, direction);
   if (index === REGION_VGA) refuse(EINVAL, () => `${member.name} is no VGA device`);
@@ -54,7 +59,7 @@ export function* accessRegion(
   const bar = member.bars[index];
   if (bar === undefined) refuse(EINVAL, () => `${member.name} has no BAR ${index}`);
   if (offset >= bar.size) refuse(EINVAL, () => `offset 0x${offset.toString(16)} is beyond BAR ${index}`);
-  if (bar.kind !== "io" && !config.memoryEnabled) {
+  if (!barAnswers(member, config, index)) {
     refuse(EIO, () => `memory decoding of ${member.name} is off: BAR ${index} does not answer`);
   }
   const count = Math.min(bytes.length, bar.size - offset);

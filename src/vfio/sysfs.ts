@@ -31,6 +31,7 @@ export function vfioNodes(driver: VfioPciDriver): Map<string, FileNode> {
       mode: 0o600,
       open: (process) => vfio.open(process),
     });
+    nodes.set(`/sys/dev/char/${MAJOR}:${vfio.number}`, { kind: "link", target: relative("/sys/dev/char", path) });
     nodes.set(`${classPath}/${vfio.name}`, { kind: "link", target: relative(classPath, path) });
     nodes.set(
       `${path}/dev`,
@@ -59,6 +60,7 @@ function addGroup(nodes: Map<string, FileNode>, group: VfioGroup): void {
     mode: 0o600,
     open: (process) => group.open(process),
   });
+  nodes.set(`/sys/dev/char/${GROUP_MAJOR}:${number}`, { kind: "link", target: relative("/sys/dev/char", path) });
   nodes.set(`${groupClassPath}/${name}`, { kind: "link", target: relative(groupClassPath, path) });
   nodes.set(`${path}/dev`, { kind: "text", mode: 0o444, read: () => `${GROUP_MAJOR}:${number}\n` });
   nodes.set(`${path}/uevent`, {

@@ -13,7 +13,7 @@ import {
 } from "../../iommu/index.ts";
 import { type Granule, type LpaeFormat, lpae, PageTable } from "../../pagetable/index.ts";
 import type { ArmContext, AsidHolder } from "../../pasidtable/index.ts";
-import { assert, bigintOf, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
+import { assert, bigintOf, DoneTask, done, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
 import { attach, attachPasid } from "./attach.ts";
 import type { Features } from "./features.ts";
 import type { SmmuV3Instance } from "./instance.ts";
@@ -122,33 +122,52 @@ export class SmmuV3PagingDomain extends PagingDomain implements AsidHolder {
     yield* handingOverPageRequests(master, this, old, attachPasid(master, pasid, translation));
   }
 
-  override *map(iova: bigint, physical: number, size: number, prot: number): Task<void> {
+  override map(iova: bigint, physical: number, size: number, prot: number): Task<void> {
     this.table.map(numberOf(iova), physical, size, prot);
+    return done;
   }
 
-  override *unmap(iova: bigint, size: number, gather: UnmapGather): Task<number> {
-    if (liesApart(gather, iova, size)) yield* this.sync(gather);
+  override unmap(iova: bigint, size: number, gather: UnmapGather): Task<number> {
+    const wait = liesApart(gather, iova, size) ? this.sync(gather) : done;
+    return wait === done ? new DoneTask(this.remove(iova, size, gather)) : this.removeAfter(wait, iova, size, gather);
+  }
+
+  /** Invalidates what `gather` collected; the frames of its tables are free afterwards. See `invalidation.ts`. */
+  override sync(gather: UnmapGather): Task<void> {
+    if (gather.last < gather.start) return done;
+    const wait = this.invalidation.isUsed ? this.invalidate(gather) : done;
+    if (wait !== done) return this.forgetAfter(wait, gather);
+    this.forget(gather);
+    return done;
+  }
+
+  private *removeAfter(wait: Task<void>, iova: bigint, size: number, gather: UnmapGather): Task<number> {
+    yield* wait;
+    return this.remove(iova, size, gather);
+  }
+
+  private *forgetAfter(wait: Task<void>, gather: UnmapGather): Task<void> {
+    yield* wait;
+    this.forget(gather);
+  }
+
+  private remove(iova: bigint, size: number, gather: UnmapGather): number {
     const start = numberOf(iova);
     const removed = this.table.unmap(start, size, gather);
     if (removed > 0) extendGather(gather, iova, bigintOf(start + removed - 1));
     return removed;
   }
 
-  /** Invalidates what `gather` collected; the frames of its tables are free afterwards. See `invalidation.ts`. */
-  override *sync(gather: UnmapGather): Task<void> {
-    const { freedTables } = gather;
-    if (gather.last < gather.start) return;
-    if (this.invalidation.isUsed) {
-      const start = numberOf(gather.start);
-      const wait = this.invalidation.invalidate({
-        start,
-        size: numberOf(gather.last) - start + 1,
-        leafSize: gather.leafSize,
-        tables: freedTables.length > 0,
-      });
-      if (wait !== undefined) yield* wait;
-    }
-    for (const pfn of freedTables) this.instance.memory.free(pfn);
+  private invalidate(gather: UnmapGather): Task<void> {
+    const start = numberOf(gather.start);
+    const size = numberOf(gather.last) - start + 1;
+    const { leafSize, freedTables } = gather;
+    return this.invalidation.invalidate({ start, size, leafSize, tables: freedTables.length > 0 });
+  }
+
+  /** The hardware has forgotten it. */
+  private forget(gather: UnmapGather): void {
+    for (const pfn of gather.freedTables) this.instance.memory.free(pfn);
     emptyGather(gather);
   }
 

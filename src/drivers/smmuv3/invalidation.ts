@@ -9,7 +9,7 @@
  *
  * Devices come last, and only when the TLB has forgotten: they would ask it, and learn again what they forgot.
  */
-import type { Task } from "../../runtime/index.ts";
+import { done, type Task } from "../../runtime/index.ts";
 import type { CommandQueue } from "./command-queue.ts";
 import {
   type CommandSink,
@@ -116,11 +116,8 @@ export class DomainInvalidation {
     if (known !== undefined) this.targets.splice(this.targets.indexOf(known), 1);
   }
 
-  /**
-   * Once waited for, no access uses a translation that was in the range. Nothing to wait for if that is so at once.
-   * Nothing to do while the domain is not used.
-   */
-  invalidate(request: InvalidationRequest): Task<void> | undefined {
+  /** When it is done, no access uses a translation that was in the range. Nothing to do while the domain is not used. */
+  invalidate(request: InvalidationRequest): Task<void> {
     const { targets, commands } = this;
     let devices = 0;
     for (const { target } of targets) {
@@ -128,9 +125,9 @@ export class DomainInvalidation {
       else pushRange(commands, target, request, this.geometry);
     }
     if (!commands.trySync()) return this.finish(request, devices);
-    if (devices === 0) return undefined;
+    if (devices === 0) return done;
     this.pushDevices(request);
-    return commands.trySync() ? undefined : commands.sync();
+    return commands.trySync() ? done : commands.sync();
   }
 
   private *finish(request: InvalidationRequest, devices: number): Task<void> {

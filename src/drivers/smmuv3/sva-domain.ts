@@ -65,8 +65,7 @@ export class SmmuV3SvaDomain extends SvaDomain implements MmUser {
   invalidate({ start, end, leafSize, tables }: MmInvalidation): void {
     const { invalidation } = this;
     if (!invalidation.isUsed) return;
-    const wait = invalidation.invalidate({ start, size: end - start, leafSize, tables });
-    if (wait !== undefined) this.instance.system.tasks.atOnce(wait);
+    this.instance.system.tasks.atOnce(invalidation.invalidate({ start, size: end - start, leafSize, tables }));
   }
 
   release(): void {

@@ -239,16 +239,17 @@ export function resolveReserved(
 
 /** `wants`: a device of this kind stalls, where it can, unless it was said. */
 export function resolveStalls(
-  { canStall }: Pick<DeviceInput, "canStall">,
+  { canStall, iommu: chosen }: Pick<DeviceInput, "canStall" | "iommu">,
   path: Path,
   iommu: IommuDescription | undefined,
   report: Report,
   wants: boolean,
 ): boolean {
   const isPossible = iommu?.kind === "smmuv3";
-  if (canStall && iommu !== undefined && !isPossible) {
+  if (canStall && !isPossible && (iommu !== undefined || chosen === "none")) {
     const where = nameOf([...path, "canStall"]);
-    report([...path, "canStall"], `${where} is true, but only an smmuv3 stalls, and ${iommu.name} is a ${iommu.kind}`);
+    const what = iommu === undefined ? "the device has no IOMMU" : `${iommu.name} is a ${iommu.kind}`;
+    report([...path, "canStall"], `${where} is true, but only an smmuv3 stalls, and ${what}; leave it out`);
   }
   return canStall ?? (wants && isPossible);
 }

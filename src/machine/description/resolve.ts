@@ -138,7 +138,7 @@ function resolveIommus(inputs: readonly IommuInput[], memory: MemoryDescription,
     const featuresPath = [...path, "features"];
     checkKind(input.kind, given, featuresPath, report);
     if (input.kind === "virtio-iommu") {
-      iommus.push({ name, kind: input.kind, base, features: resolveVirtioFeatures(given) });
+      iommus.push({ name, kind: input.kind, base, features: resolveVirtioFeatures(given, featuresPath, report) });
       continue;
     }
     const features = resolveSmmuFeatures(given, featuresPath, report);
@@ -216,8 +216,12 @@ function checkKind(kind: IommuInput["kind"], features: FeaturesInput, path: Path
   }
 }
 
-function resolveVirtioFeatures(input: FeaturesInput): VirtioIommuFeatureDescription {
+function resolveVirtioFeatures(input: FeaturesInput, path: Path, report: Report): VirtioIommuFeatureDescription {
   const { inputBits = 48, domainBits = 32, probe = true, mmio = true, bypass = "on", attachTable = false } = input;
+  if (attachTable && !probe) {
+    const where = [...path, "attachTable"];
+    report(where, `${nameOf(where)} is true, but formats of tables are told by probe; "probe: true" is right`);
+  }
   return { inputBits, domainBits, probe, mmio, bypass, attachTable };
 }
 

@@ -4,6 +4,9 @@ import type { Document, Node } from "yaml";
 import type { Path } from "./check.ts";
 import { MachineError, type MachineSource, type Place } from "./error.ts";
 
+/** One fault of syntax often makes many. */
+const FAULTS_MAX = 5;
+
 /**
  * Reads YAML 1.2 (so JSON too). Throws MachineError if it is none. The YAML library is loaded here and not before: that takes
  * as long as building a machine, and who uses a preset does without.
@@ -20,13 +23,14 @@ export async function readSource(text: string, fileName: string): Promise<Machin
     const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, merge: true });
     const faults = [...document.errors, ...document.warnings];
     if (faults.length > 0) {
-      const problems = faults.map((fault) => ({
+      const problems = faults.slice(0, FAULTS_MAX).map((fault) => ({
         place: place(fault.pos[0]),
-        message:
-          fault.code === "DUPLICATE_KEY"
-            ? `the key "${/^[^:\s]+/.exec(text.slice(fault.pos[0]))?.[0] ?? ""}" appears twice; keep one of them`
-            : `not valid YAML: ${fault.message}`,
+        message: sentence(fault.code, fault.message, text.slice(fault.pos[0])),
       }));
+      if (faults.length > FAULTS_MAX) {
+        const message = `not valid YAML in ${faults.length - FAULTS_MAX} more places from here on`;
+        problems.push({ place: place(faults[FAULTS_MAX].pos[0]), message });
+      }
       throw new MachineError(fileName, problems);
     }
     return { value: document.toJS(), locate: (path, at) => place(offsetOf(yaml, document, path, at)) };
@@ -36,6 +40,13 @@ export async function readSource(text: string, fileName: string): Promise<Machin
     const message = error instanceof Error ? error.message : String(error);
     throw new MachineError(fileName, [{ place: { line: 1, column: 1 }, message: `not valid YAML: ${message}` }]);
   }
+}
+
+/** What is wrong with YAML; `rest` is the text from there on. */
+function sentence(code: string, message: string, rest: string): string {
+  if (code === "DUPLICATE_KEY") return `the key "${/^[^:\s]+/.exec(rest)?.[0] ?? ""}" appears twice; keep one of them`;
+  if (code === "MULTIPLE_DOCS") return `a second machine begins; a file has one, so no line is "---"`;
+  return `not valid YAML: ${message}`;
 }
 
 /** Where the key or value at `path` begins; what a merge or a missing key hides is told by its parent's place. */
