@@ -112,6 +112,10 @@ struct change begin_fork(void);
 void keep_memory(void);
 extern bool files_are_shared;
 
+/* blind.c: before a program starts, by its path or by a name that is looked for. */
+void tell_if_blind(const char *path);
+void tell_if_blind_in_path(const char *name);
+
 /* fdtable.c: what we know about descriptors of this process. */
 enum fd_kind {
 	FD_UNKNOWN = 0, /* not ours */

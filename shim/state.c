@@ -208,6 +208,9 @@ static long control_connection(enum uiommu_hello_kind kind)
 	if (fd < 0)
 		return fd;
 	struct uiommu_hello hello = hello_of(kind);
+	struct stat status;
+	hello.token = (uint32_t)fd;
+	hello.inode = raw(SYS_fstat, fd, &status) == 0 ? status.st_ino : 0;
 	long result = send_all((int)fd, &hello, sizeof(hello), NULL, 0);
 	if (result == 0)
 		result = receive_reply((int)fd, 0, &reply, NULL, 0);

@@ -232,11 +232,16 @@ export class Requests {
   }
 
   /** The number of the window that the shim may map now. */
-  private mmap(connection: Connection, client: ClientProcess, { file }: OpenFile, request: MmapRequest): number {
+  private mmap(
+    connection: Connection,
+    client: ClientProcess,
+    { file, description }: OpenFile,
+    request: MmapRequest,
+  ): number {
     if (file.mmap === undefined) {
       // The regions of a device refuse it, what is no device has no mmap at all.
       return refuse(
-        file.hasPosition && file.read !== undefined ? EINVAL : ENODEV,
+        file.hasPosition && file.read !== undefined && description.kind !== wire.FILE_TEXT ? EINVAL : ENODEV,
         () => `${file.label} cannot be mapped`,
       );
     }
