@@ -79,9 +79,11 @@ export class MaterialTree {
     this.directory = directory;
     this.root = join(directory, "root");
     this.nodes = join(directory, "node");
-    mkdirSync(this.root);
-    mkdirSync(this.nodes);
-    writeFileSync(join(directory, "prefixes"), new Uint8Array(PREFIXES_SIZE));
+    makeDirectory(this.root);
+    makeDirectory(this.nodes);
+    const prefixes = join(directory, "prefixes");
+    writeFileSync(prefixes, new Uint8Array(PREFIXES_SIZE));
+    chmodSync(prefixes, 0o644);
     for (const path of files.nodes.keys()) this.changed.add(path);
     this.unlisten = files.listen((path) => {
       if (this.changed.size === 0) setImmediate(() => this.flush());
@@ -128,7 +130,7 @@ export class MaterialTree {
 
   private make(path: string, node: FileNode, kind: string): void {
     const place = join(this.root, path);
-    mkdirSync(node.kind === "directory" ? place : dirname(place), { recursive: true });
+    makeDirectory(node.kind === "directory" ? place : dirname(place));
     switch (node.kind) {
       case "directory":
         break;
@@ -137,13 +139,13 @@ export class MaterialTree {
         break;
       case "device":
         linkSync(this.placeholder(node.mode), place);
-        mkdirSync(dirname(join(this.nodes, path)), { recursive: true });
+        makeDirectory(dirname(join(this.nodes, path)));
         symlinkSync(`${node.major}:${node.minor}`, join(this.nodes, path));
         break;
       case "text":
         if (node.write !== undefined) {
           linkSync(this.placeholder(node.mode), place);
-          mkdirSync(dirname(join(this.nodes, path)), { recursive: true });
+          makeDirectory(dirname(join(this.nodes, path)));
         }
         this.writeText(path, node);
         break;
@@ -233,5 +235,15 @@ function kindOf(node: FileNode): string {
       return "directory";
     case "device":
       return `device ${node.major}:${node.minor} ${node.mode}`;
+  }
+}
+
+/** With those above it. All may look into it, as in sysfs, whatever our umask says. */
+function makeDirectory(path: string): void {
+  const first = mkdirSync(path, { recursive: true });
+  if (first === undefined) return;
+  for (let made = path; ; made = dirname(made)) {
+    chmodSync(made, 0o755);
+    if (made === first) return;
   }
 }
