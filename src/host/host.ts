@@ -11,7 +11,7 @@
  * no message of ours ends that connection and nothing else.
  */
 import { randomBytes } from "node:crypto";
-import { chmodSync, rmSync } from "node:fs";
+import { chmodSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import type { File, FileNode, FileTree, PhysicalMemory, User } from "../memory/index.ts";
@@ -20,7 +20,7 @@ import { findShim, type ShimFiles } from "./build.ts";
 import { type Call, endedCall } from "./call.ts";
 import { ClientProcess } from "./client.ts";
 import { type Arrival, Connection } from "./connection.ts";
-import { makePrivateDirectory } from "./directory.ts";
+import { makePrivateDirectory, removeDirectory } from "./directory.ts";
 import { EventFds } from "./event-fds.ts";
 import { type Description, O_ACCMODE, O_RDONLY, O_RDWR, OpenFile, TextFile } from "./open-file.ts";
 import * as wire from "./protocol.ts";
@@ -146,7 +146,7 @@ export class Host {
     this.tree.close();
     this.events.close();
     await closed;
-    rmSync(this.directory, { recursive: true, force: true });
+    removeDirectory(this.directory);
   }
 
   // Connections
