@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -45,6 +46,17 @@ static long open_at(long dirfd, const char *path, const struct how *how, size_t 
 	raw(SYS_close, found);
 	const char *known = length > 0 ? visible(at.buffer) : NULL;
 	return openat(AT_FDCWD, known == NULL ? at.buffer : known, (int)how->flags, (mode_t)how->mode);
+}
+
+/* It returns the end of the heap, also where it is not the one asked for; brk(3) would remember that. */
+static long set_break(uintptr_t end)
+{
+	uintptr_t before = (uintptr_t)raw(SYS_brk, 0);
+	struct change change = begin_change((void *)end, end > 0 && end < before ? before - end : 0, CHANGE_CONTENT);
+	long now = raw(SYS_brk, end);
+	mappings_change();
+	end_change(change);
+	return now;
 }
 
 /* Some results are large numbers: only the last page of them are errors. */
@@ -104,6 +116,10 @@ EXPORT long syscall(long number, ...)
 	case SYS_mprotect: return mprotect((void *)a, (size_t)b, (int)c);
 	case SYS_mremap: return (long)mremap((void *)a, (size_t)b, (size_t)c, (int)d, (void *)e);
 	case SYS_madvise: return madvise((void *)a, (size_t)b, (int)c);
+	case SYS_pkey_mprotect: return pkey_mprotect((void *)a, (size_t)b, (int)c, (int)d);
+	case SYS_shmat: return (long)shmat((int)a, (const void *)b, (int)c);
+	case SYS_shmdt: return shmdt((const void *)a);
+	case SYS_brk: return set_break((uintptr_t)a);
 	/* What the host remembers of a process: its user, its limits, its capabilities. */
 	case SYS_setuid:
 	case SYS_setreuid:

@@ -147,6 +147,9 @@ static void changes(void)
 	munmap(p + 5 * PAGE, PAGE);
 	syscall(SYS_mprotect, p + 6 * PAGE, PAGE, PROT_READ);
 	say("syscall(2) is seen", copy(queue, out, p + 6 * PAGE, 8) == WRITE_FAULT);
+	top = (char *)syscall(SYS_brk, 0);
+	say("the heap grows by it", (char *)syscall(SYS_brk, top + PAGE) == top + PAGE && copy(queue, out, top, 8) == DONE);
+	say("and shrinks", (char *)syscall(SYS_brk, top) == top && copy(queue, out, top, 8) == WRITE_FAULT);
 	close(queue);
 	queue = open_queue(1);
 	say("another device after the first is closed", copy(queue, c, c + PAGE, 8) == DONE);
@@ -178,7 +181,6 @@ static void unseen(void)
 	say("(it is mapped)", hole == MAP_FAILED);
 	char *volatile gone = chunk;
 	free(chunk);
-	usleep(20000);
 	say("after free its pages are not read", copy(queue, gone, out, 8) == READ_FAULT);
 	say("and not written", copy(queue, out, gone, 8) == WRITE_FAULT);
 
@@ -186,17 +188,21 @@ static void unseen(void)
 	memset(p, 1, 4 * PAGE);
 	copy(queue, p, p + PAGE, PAGE);
 	raw3(SYS_munmap, (long)p, 2 * PAGE, 0);
-	usleep(20000);
 	say("a system call of the program's own: not read", copy(queue, p, out, 8) == READ_FAULT);
 	say("not written", copy(queue, out, p + PAGE, 8) == WRITE_FAULT);
 	char *again = mmap(p, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 	again[0] = 9;
-	usleep(20000);
 	say("what is mapped there later is what the device reads", copy(queue, again, out, 8) == DONE && out[0] == 9);
-	copy(queue, out, p + 2 * PAGE, 8);
-	raw3(SYS_mprotect, (long)(p + 2 * PAGE), PAGE, PROT_READ);
-	usleep(20000);
-	say("protected, and not written", copy(queue, out, p + 2 * PAGE, 8) == WRITE_FAULT);
+	int written = 0;
+	for (int round = 0; round < 50; round++) {
+		if (copy(queue, out, p + 2 * PAGE, 8) != DONE)
+			written = 1;
+		raw3(SYS_mprotect, (long)(p + 2 * PAGE), PAGE, PROT_READ);
+		if (copy(queue, out, p + 2 * PAGE, 8) != WRITE_FAULT)
+			written = 1;
+		raw3(SYS_mprotect, (long)(p + 2 * PAGE), PAGE, PROT_READ | PROT_WRITE);
+	}
+	say("written exactly while it is writable", !written);
 }
 
 static int failures;

@@ -39,9 +39,6 @@ import { PinnedPages } from "./pinned-pages.ts";
 import { keyOfFile, type SharedFiles } from "./shared-files.ts";
 import { addressRange, isSpecial, USER_END, type Vma, Vmas } from "./vmas.ts";
 
-/** For how long a device may be wrong about mappings that changed without being told, in milliseconds. */
-const CHANGES_UNSEEN = 1;
-
 /** Bytes read at once to see that pages of a file are there. */
 const probe = new Uint8Array(256 * PAGE_SIZE);
 
@@ -295,17 +292,17 @@ export class ClientAddressSpace implements AddressSpace {
   }
 
   /**
-   * Whether the process itself may do that at this moment, or a little before: not every change is told (libc's own are
-   * not), and /proc/PID/mem ignores protections.
+   * Whether the process itself may do that: not every change is told (libc's own are not), and /proc/PID/mem ignores
+   * protections.
    */
   private mayNow(address: number, length: number, write: boolean): boolean {
-    this.vmas.forgetOlderThan(CHANGES_UNSEEN);
+    this.vmas.forgetIfChanged();
     return this.vmas.allow(address, address + length, write);
   }
 
   /** Of anonymous memory all of the mapping that lies in the same 2 MiB, since none of it is brought in by being looked at. */
   faultIn(page: number, rights: number): ResidentPages {
-    this.vmas.forgetOlderThan(CHANGES_UNSEEN);
+    this.vmas.forgetIfChanged();
     const start = page * PAGE_SIZE;
     const end = start + PAGE_SIZE;
     if (end > USER_END) this.fault(start, PAGE_SIZE, "is no user address");

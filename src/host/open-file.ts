@@ -1,5 +1,5 @@
 import type { File, FileNode, Process } from "../memory/index.ts";
-import { EACCES, EBADF, EINVAL, ENOTTY, ESPIPE, refuse, type Task } from "../runtime/index.ts";
+import { EACCES, EBADF, EFBIG, EINVAL, ENOTTY, ESPIPE, refuse, type Task } from "../runtime/index.ts";
 import type { Connection } from "./connection.ts";
 
 export const O_ACCMODE = 3;
@@ -8,6 +8,7 @@ const O_WRONLY = 1;
 export const O_RDWR = 2;
 const SEEK_SET = 0;
 const SEEK_CUR = 1;
+const SEEK_END = 2;
 
 const pollByte = new Uint8Array(1);
 
@@ -101,7 +102,12 @@ export class OpenFile {
 
   seek(offset: number, whence: number): number {
     if (!this.file.seekable) refuse(ESPIPE, () => `${this.file.label} cannot seek`);
-    const target = whence === SEEK_SET ? offset : whence === SEEK_CUR ? this.position + offset : -1;
+    const from = new Map([
+      [SEEK_SET, 0],
+      [SEEK_CUR, this.position],
+      [SEEK_END, this.file.size],
+    ]).get(whence);
+    const target = from === undefined ? -1 : from + offset;
     if (target < 0 || target > Number.MAX_SAFE_INTEGER) refuse(EINVAL, () => `lseek to ${offset}, whence ${whence}`);
     this.position = target;
     return target;
@@ -114,16 +120,18 @@ export class OpenFile {
   }
 }
 
-/** A text that can be written, opened. Each write is one store, as in sysfs. */
+/** A text or a block of registers that can be written, opened. Each write is one store, as in sysfs. */
 export class TextFile implements File {
   readonly label: string;
   readonly hasPosition = true;
   readonly seekable = true;
+  readonly size: number | undefined;
   private readonly node: FileNode & { kind: "text" };
 
   constructor(path: string, node: FileNode & { kind: "text" }) {
     this.label = path;
     this.node = node;
+    this.size = node.size;
   }
 
   *ioctl(): Task<number> {
@@ -138,11 +146,14 @@ export class TextFile implements File {
     return part.length;
   }
 
-  *write(process: Process, _position: number, from: Uint8Array): Task<number> {
+  *write(process: Process, position: number, from: Uint8Array): Task<number> {
+    const { size } = this;
     const { write } = this.node;
     if (write === undefined) return refuse(EINVAL, () => `${this.label} cannot be written`);
-    yield* write(process, from);
-    return from.length;
+    if (size !== undefined && position >= size) refuse(EFBIG, () => `${this.label} has ${size} bytes`);
+    const taken = size === undefined ? from : from.subarray(0, size - position);
+    yield* write(process, taken, position);
+    return taken.length;
   }
 
   *release(): Task<void> {}

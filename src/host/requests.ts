@@ -194,7 +194,7 @@ export class Requests {
         }
         this.finish(connection, client, openFile, outcome, dirty);
       },
-      client,
+      connection,
     );
     if (!done) {
       blocked = true;
@@ -232,11 +232,16 @@ export class Requests {
   }
 
   /** The number of the window that the shim may map now. */
-  private mmap(connection: Connection, client: ClientProcess, { file }: OpenFile, request: MmapRequest): number {
+  private mmap(
+    connection: Connection,
+    client: ClientProcess,
+    { file, description }: OpenFile,
+    request: MmapRequest,
+  ): number {
     if (file.mmap === undefined) {
       // The regions of a device refuse it, what is no device has no mmap at all.
       return refuse(
-        file.hasPosition && file.read !== undefined ? EINVAL : ENODEV,
+        file.hasPosition && file.read !== undefined && description.kind !== wire.FILE_TEXT ? EINVAL : ENODEV,
         () => `${file.label} cannot be mapped`,
       );
     }
@@ -306,11 +311,13 @@ export class Requests {
     name: string,
     code: () => Task<T>,
     done: (outcome: Outcome<T>) => void = () => undefined,
-    client?: ClientProcess,
+    caller?: Connection,
   ): void {
     const { tasks } = this.host.served.system;
     try {
-      tasks.spawn(name, code(), done).client = client;
+      const task = tasks.spawn(name, code(), done);
+      task.client = caller?.client;
+      task.thread = caller?.thread ?? 0;
       tasks.drain();
     } catch (error) {
       this.host.onBug(error);

@@ -42,11 +42,13 @@ const shared = new Set([
   "/sys/bus/platform/devices",
   "/sys/bus/platform/drivers",
   "/sys/class",
+  "/sys/class/misc",
   "/sys/dev",
   "/sys/dev/char",
   "/sys/devices",
   "/sys/devices/platform",
   "/sys/devices/virtual",
+  "/sys/devices/virtual/misc",
   "/sys/firmware",
   "/sys/kernel",
   "/sys/kernel/debug",
@@ -120,6 +122,12 @@ export class MaterialTree {
       moved = true;
     }
     if (moved) this.writePrefixes();
+  }
+
+  /** A text is about to be read: it may say something else by now, though nobody told. */
+  renew(path: string): void {
+    const node = this.files.nodes.get(path);
+    if (node?.kind === "text" && this.shown.get(path) === kindOf(node)) this.writeText(path, node);
   }
 
   private make(path: string, node: FileNode, kind: string): void {

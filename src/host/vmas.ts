@@ -68,28 +68,33 @@ export function isSpecial(vma: Vma): boolean {
 export class Vmas {
   private readonly pid: number;
   private file: number | undefined;
+  /** /proc/PID/statm, if somebody asked for changes. */
+  private counts: number | undefined;
   private vmas: readonly Vma[] | undefined;
-  private loadedAt = 0;
+  /** What the kernel counted when they were read, and until when they are good: see {@link forgetIfChanged}. */
+  private counted = "";
+  private goodUntil = 0;
   /** The mapping that the last access was in. */
   private last: Vma = nowhere;
 
   constructor(pid: number) {
     this.pid = pid;
-    this.open();
+    this.file = this.open("maps");
   }
 
   /** Nothing is mapped from now on. */
   close(): void {
-    if (this.file !== undefined) closeSync(this.file);
-    this.file = undefined;
+    for (const file of [this.file, this.counts]) if (file !== undefined) closeSync(file);
+    this.file = this.counts = undefined;
     this.forget();
   }
 
-  private open(): void {
+  /** Undefined: the process is gone already, or not ours to look at. */
+  private open(name: string): number | undefined {
     try {
-      this.file = openSync(`${livingThread(this.pid)}/maps`, "r");
+      return openSync(`${livingThread(this.pid)}/${name}`, "r");
     } catch {
-      // Gone already, or not ours to read: nothing is mapped.
+      return undefined;
     }
   }
 
@@ -99,9 +104,15 @@ export class Vmas {
     this.last = nowhere;
   }
 
-  /** For those who must know of changes that nobody tells: what is remembered is at most `age` milliseconds old from here on. */
-  forgetOlderThan(age: number): void {
-    if (this.vmas !== undefined && performance.now() - this.loadedAt > age) this.forget();
+  /**
+   * For those who must know of changes that nobody tells. The kernel counts pages, writable private ones by themselves, and
+   * tells in a fifteenth of the time that the mappings take: what maps, unmaps, or makes such pages writable or not is known
+   * when this returns. What leaves the counts as they are is known after a millisecond, or ten times that of reading.
+   */
+  forgetIfChanged(): void {
+    this.counts ??= this.open("statm");
+    if (this.vmas === undefined) return;
+    if (performance.now() > this.goodUntil || this.count() !== this.counted) this.forget();
   }
 
   /** True if all bytes from `start` up to `end` (exclusive) may be read, or written. */
@@ -119,8 +130,11 @@ export class Vmas {
       const found = search(this.vmas, start, end, write);
       if (found !== undefined) return found;
     }
-    this.loadedAt = performance.now();
+    const before = performance.now();
+    this.counted = this.count();
     this.vmas = this.load();
+    const now = performance.now();
+    this.goodUntil = now + Math.max(1, 10 * (now - before));
     return search(this.vmas, start, end, write);
   }
 
@@ -129,8 +143,22 @@ export class Vmas {
     if (mappings !== undefined) return mappings;
     // The thread has ended whose file it was; another one may go on.
     this.close();
-    this.open();
+    this.file = this.open("maps");
     return this.read() ?? [];
+  }
+
+  /** All pages and the writable private ones, as text; empty if nobody asked, or the thread has ended whose file it was. */
+  private count(): string {
+    if (this.counts === undefined) return "";
+    try {
+      const [pages, , , , , writable] = text.toString("latin1", 0, readSync(this.counts, text, 0, 128, 0)).split(" ");
+      if (pages !== "0") return `${pages} ${writable}`;
+    } catch {
+      // as if it said 0
+    }
+    closeSync(this.counts);
+    this.counts = undefined;
+    return "";
   }
 
   /** Undefined: the file cannot be read any more. */

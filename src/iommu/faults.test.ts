@@ -16,6 +16,7 @@ import type { Domain, IommuDriver } from "./driver.ts";
 import { FakeDriver, FakePagingDomain, FakeStaticDomain, fakeInstance } from "./fake-driver.test-support.ts";
 import {
   allowPageRequests,
+  cancelPageRequests,
   discardPartialRequests,
   forbidPageRequests,
   type PageRequest,
@@ -28,7 +29,7 @@ import {
   reportPageRequest,
 } from "./faults.ts";
 import { NestedDomain } from "./nesting.ts";
-import { attachPasid } from "./pasid.ts";
+import { attachPasid, detachPasid } from "./pasid.ts";
 
 class FakeNested extends NestedDomain {
   readonly label = "a nested domain";
@@ -152,6 +153,26 @@ describe("a page request", () => {
     discardPartialRequests([device, new Device({ name: "not probed" })]);
     report(1);
     expect(taken.map(({ requests }) => requests.length)).toEqual([1]);
+  });
+
+  it("that is not complete is forgotten when what it belongs to is detached, and goes into no other's group", () => {
+    const { device, run, paging, report, attach, taken } = setUp();
+    const [own, first, second] = [{ of: "the device" }, { of: "PASID 1" }, { of: "PASID 1, later" }];
+    attach(paging(), own);
+    const group = device.group!;
+    run(attachPasid(group, paging(), 1, first));
+    allowPageRequests(device);
+    report(5, { last: false });
+    report(5, { pasid: 1, last: false });
+    report(5);
+    run(detachPasid(group, 1));
+    run(cancelPageRequests(device, first));
+    run(attachPasid(group, paging(), 1, second));
+    report(5, { pasid: 1 });
+    expect(taken.map(({ requests, handle }) => [requests.length, handle])).toEqual([
+      [2, own],
+      [1, second],
+    ]);
   });
 
   it.each<[string, (world: ReturnType<typeof setUp>) => void]>([

@@ -45,8 +45,8 @@ export type PageRequestHandler = (group: PageRequestGroup) => void;
 
 /** What the core keeps of a device that may report page requests. */
 export interface DeviceFaults {
-  /** Requests of groups that are not complete, in the order of their arrival. */
-  partial: PageRequest[];
+  /** Requests of groups that are not complete, in the order of their arrival, each with whose business it is. */
+  partial: { readonly request: PageRequest; readonly handle: object }[];
   /** Complete, and not answered. */
   readonly pending: Set<PageRequestGroup>;
 }
@@ -114,10 +114,15 @@ export function* forbidPageRequests(device: Device): Task<void> {
   device.iommu!.faults = undefined;
 }
 
-/** What `handle` came with is detached: its groups that nobody answered yet are answered INVALID (invariant 24). Cannot fail. */
+/**
+ * What `handle` came with is detached: its groups that nobody answered yet are answered INVALID (invariant 24), those that
+ * are not complete are forgotten. Cannot fail.
+ */
 export function* cancelPageRequests(device: Device, handle: object): Task<void> {
-  const pending = device.iommu!.faults?.pending ?? [];
-  for (const group of [...pending]) if (group.handle === handle) yield* group.respond(RESPONSE_INVALID);
+  const { faults } = device.iommu!;
+  if (faults === undefined) return;
+  faults.partial = faults.partial.filter((each) => each.handle !== handle);
+  for (const group of [...faults.pending]) if (group.handle === handle) yield* group.respond(RESPONSE_INVALID);
 }
 
 /**
@@ -139,18 +144,19 @@ export function* reportPageRequest(device: Device, request: PageRequest): Task<v
     yield* new PageRequestGroup(device, [request], undefined).respond(RESPONSE_INVALID);
     refuse(EINVAL, () => `nobody handles the page request of ${device.label} at 0x${request.address.toString(16)}`);
   }
+  const { handle, handler } = attachment;
   if ((request.flags & REQUEST_LAST_PAGE) === 0) {
-    faults.partial.push(request);
+    faults.partial.push({ request, handle });
     return;
   }
-  const earlier = faults.partial.filter(({ group }) => group === request.group);
-  faults.partial = faults.partial.filter(({ group }) => group !== request.group);
-  const group = new PageRequestGroup(device, [...earlier, request], attachment.handle);
+  const earlier = faults.partial.filter((each) => each.request.group === request.group && each.handle === handle);
+  faults.partial = faults.partial.filter((each) => !earlier.includes(each));
+  const group = new PageRequestGroup(device, [...earlier.map((each) => each.request), request], handle);
   try {
     groupOf(device).system.failures.point("iommu.fault.group", ENOMEM);
     const { pageRequestTimeout } = device.iommu!;
     if (pageRequestTimeout !== undefined) group.expireAfter(pageRequestTimeout);
-    attachment.handler(group);
+    handler(group);
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
     yield* group.respond(RESPONSE_FAILURE);

@@ -85,6 +85,8 @@ export interface File {
   readonly hasPosition: boolean;
   /** True: lseek moves the position. It answers ESPIPE where this is absent, as for all devices. */
   readonly seekable?: boolean;
+  /** Where its end is, for lseek; without it there is none to seek from. */
+  readonly size?: number;
   /** True when a read would return something; `onReadable` is told when that changed by anything but a read. */
   readable?(): boolean;
   onReadable?: (() => void) | undefined;
@@ -137,7 +139,9 @@ export type FileNode =
       readonly kind: "text";
       readonly read: () => string | Uint8Array;
       readonly mode: number;
-      readonly write?: (process: Process, bytes: Uint8Array) => Task<void>;
+      /** What is no text but a block of registers, of this many bytes: written at positions, and not beyond its end. */
+      readonly size?: number;
+      readonly write?: (process: Process, bytes: Uint8Array, position?: number) => Task<void>;
     }
   | { readonly kind: "link"; readonly target: string }
   | { readonly kind: "directory" }
@@ -146,7 +150,8 @@ export type FileNode =
       readonly major: number;
       readonly minor: number;
       readonly mode: number;
-      readonly open: (process: Process) => Task<File>;
+      /** `thread`: of the process, whom the path that the file was opened by is about; 0 if about none. */
+      readonly open: (process: Process, thread?: number) => Task<File>;
     };
 
 /** The files that clients see. Whoever shows them listens to what changes. */

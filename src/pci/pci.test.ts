@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ENOMEM, Refusal, refuse, System, type Task } from "../runtime/index.ts";
+import { ENOMEM, errnoName, Refusal, refuse, System, type Task } from "../runtime/index.ts";
 import {
   ACS,
   accessControl,
@@ -379,5 +379,88 @@ describe("sysfs", () => {
     write("/sys/bus/pci/drivers/vfio-pci/unbind", "0000:00:01.0");
     expect([member.driver, ...seen]).toEqual([undefined, "probe", "remove"]);
     expect(() => write("/sys/bus/pci/drivers_probe", "0000:00:09.0")).toThrow(Refusal);
+  });
+
+  describe("can be written", () => {
+    function sysfs(identity: Partial<PciIdentity> = {}) {
+      const { system, host, member } = plug(identity);
+      const driver = { name: "vfio-pci", probe: () => system.tasks.point(), remove: () => system.tasks.point() };
+      host.drivers.register(driver);
+      const node = (path: string) => {
+        const found = pciNodes(host).get(path);
+        if (found?.kind !== "text") throw new Error(path);
+        return found;
+      };
+      /** The name of the error, or what the function's driver and its enable count are then. */
+      const write = (path: string, text: string, position?: number): string => {
+        try {
+          system.run("write", node(path).write!(undefined as never, new TextEncoder().encode(text), position));
+        } catch (error) {
+          return errnoName((error as Refusal).errno);
+        }
+        return `${member.driver?.name} ${read(pciNodes(host), `${device}/enable`).trim()}`;
+      };
+      return { member, node, write };
+    }
+
+    it("config, at any place, with any length", () => {
+      const { member, node, write } = sysfs();
+      const config = `${device}/config`;
+      expect(node(config).size).toBe(256);
+      write(config, "\x55", 0x3c);
+      expect(member.readConfig(0x3c, 1)).toBe(0x55);
+      write(config, "\x06\x04", 4);
+      expect(member.readConfig(4, 2)).toBe(0x406);
+      write(config, "\x01\x02\x03\x04\x05\x06\x07", 0x3a);
+      expect(member.readConfig(0x3c, 2)).toBe(0x103); // the pin cannot be written
+      expect(new Uint8Array(node(config).read() as Uint8Array)[0x3c]).toBe(3);
+    });
+
+    it("enable, as long as no driver has the function", () => {
+      const { write } = sysfs();
+      const enable = `${device}/enable`;
+      expect(["1", "1\n", "0", "0", "0", "x"].map((text) => write(enable, text))).toEqual([
+        "undefined 1",
+        "undefined 2",
+        "undefined 1",
+        "undefined 0",
+        "EIO",
+        "EINVAL",
+      ]);
+      write(`${device}/driver_override`, "vfio-pci");
+      write("/sys/bus/pci/drivers/vfio-pci/bind", "0000:00:01.0");
+      expect(["1", "0"].map((text) => write(enable, text))).toEqual(["EBUSY", "EBUSY"]);
+    });
+
+    it("uevent, with the name of an event", () => {
+      const { write } = sysfs();
+      const answers = ["add", "change\n", "nonsense", ""].map((text) => write(`${device}/uevent`, text));
+      expect(answers).toEqual(["undefined 0", "undefined 0", "EINVAL", "EINVAL"]);
+    });
+
+    /** Asked of Linux 7.2, with edu instead of this function. */
+    it("new_id and remove_id", () => {
+      const { write } = sysfs();
+      const [add, remove, bind, unbind] = ["new_id", "remove_id", "bind", "unbind"].map(
+        (file) => (text: string) => write(`/sys/bus/pci/drivers/vfio-pci/${file}`, text),
+      );
+      const name = "0000:00:01.0";
+      expect(bind(name)).toBe("ENODEV");
+      expect(["x", "1234", "1234:5678"].map(add)).toEqual(["EINVAL", "EINVAL", "EINVAL"]);
+      expect(add("8086 9999")).toBe("undefined 0");
+      expect(add("1234 5678")).toBe("vfio-pci 0");
+      expect(unbind(name)).toBe("undefined 0");
+      expect(bind(name)).toBe("vfio-pci 0");
+      expect(["1234 5678", "0x1234 0x5678 1af4 1101"].map(add)).toEqual(["EEXIST", "EEXIST"]);
+      expect(remove("1234 5678 1af4 1100")).toBe("ENODEV");
+      expect(remove("1234 5678 ffffffff")).toBe("vfio-pci 0");
+      expect(remove("1234 5678")).toBe("ENODEV");
+      expect(unbind(name)).toBe("undefined 0");
+      expect(write("/sys/bus/pci/drivers_probe", name)).toBe("undefined 0");
+      expect(add("1234 5678 1234 5678 ff0000 ff0000")).toBe("undefined 0");
+      expect(add("1234 5678 1234 5678 020000 ff0000")).toBe("vfio-pci 0");
+      expect([remove("1234 5678"), remove("1234 5678"), remove("1234 5678")].at(-1)).toBe("ENODEV");
+      expect(add("1234 5678 ffffffff ffffffff 0 0 1")).toBe("EINVAL");
+    });
   });
 });

@@ -28,6 +28,7 @@ export const ENOTDIR = 20;
 export const EINVAL = 22;
 export const EMFILE = 24;
 export const ENOTTY = 25;
+export const EFBIG = 27;
 export const ENOSPC = 28;
 export const ESPIPE = 29;
 export const ERANGE = 34;
@@ -63,6 +64,7 @@ const names: ReadonlyMap<number, string> = new Map(
     EINVAL,
     EMFILE,
     ENOTTY,
+    EFBIG,
     ENOSPC,
     ESPIPE,
     ERANGE,
