@@ -29,6 +29,12 @@ enum uiommu_hello_kind {
 	HELLO_OPEN = 3,    /* a file connection: open `path` */
 	HELLO_ADOPT = 4,   /* a file connection: the file that a reply told with `token` */
 	HELLO_KEEPER = 5,  /* the host closes it when nobody needs the address space any more */
+	HELLO_BLIND = 6,   /* program `path` is about to start, without the shim; `flags` is an enum uiommu_blindness */
+};
+
+enum uiommu_blindness {
+	BLIND_STATIC = 0,     /* statically linked */
+	BLIND_PRIVILEGED = 1, /* setuid or setgid: the system leaves LD_PRELOAD out */
 };
 
 struct uiommu_hello {
@@ -38,8 +44,12 @@ struct uiommu_hello {
 	uint64_t key[2];      /* proves that the host started this program: from its environment */
 	uint64_t cookie[2];   /* names the address space */
 	uint64_t inode;       /* of the socket: names the open file (HELLO_OPEN, HELLO_ADOPT) */
-	uint32_t pid;
+	uint32_t pid;         /* as the program knows it */
 	uint32_t flags;       /* of open(2) */
+	/*
+	 * Of the reply (HELLO_ADOPT); the socket's descriptor (HELLO_PRIMARY), which tells the process; the thread that speaks
+	 * (HELLO_CONTROL), or that `path` is about (HELLO_OPEN).
+	 */
 	uint32_t token;
 	uint32_t path_length; /* bytes that follow */
 };

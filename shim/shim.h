@@ -86,6 +86,8 @@ long connect_to_host(int flags);
  */
 long request_host(struct uiommu_request *request, const void *out, void *in, size_t in_length, int fd);
 long open_in_host(const char *path, int flags, mode_t mode);
+/* Likewise a file that there is for each thread. */
+long open_about(pid_t thread, const char *path, int flags, mode_t mode);
 long describe_file(uint64_t inode, struct uiommu_description *description);
 void sync_with_host(int fd);
 /* A descriptor of the file `inode` was closed. If it was the last one the file is released when this returns, as in Linux. */
@@ -111,6 +113,10 @@ struct change begin_fork(void);
  */
 void keep_memory(void);
 extern bool files_are_shared;
+
+/* blind.c: before a program starts, by its path or by a name that is looked for. */
+void tell_if_blind(const char *path);
+void tell_if_blind_in_path(const char *name);
 
 /* fdtable.c: what we know about descriptors of this process. */
 enum fd_kind {

@@ -112,23 +112,27 @@ static char *const *complete(char *const *list, const struct addition *add, void
 EXPORT int execve(const char *path, char *const *arguments, char *const *list)
 {
 	COMPLETE(list);
+	tell_if_blind(path);
 	return REAL(execve)(path, arguments, list);
 }
 EXPORT int execv(const char *path, char *const *arguments)
 {
 	char *const *list = environ;
 	COMPLETE(list);
+	tell_if_blind(path);
 	return REAL(execve)(path, arguments, list);
 }
 EXPORT int execvpe(const char *file, char *const *arguments, char *const *list)
 {
 	COMPLETE(list);
+	tell_if_blind_in_path(file);
 	return REAL(execvpe)(file, arguments, list);
 }
 EXPORT int execvp(const char *file, char *const *arguments)
 {
 	char *const *list = environ;
 	COMPLETE(list);
+	tell_if_blind_in_path(file);
 	return REAL(execvpe)(file, arguments, list);
 }
 EXPORT int fexecve(int fd, char *const *arguments, char *const *list)
@@ -180,12 +184,14 @@ EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_acti
 		       const posix_spawnattr_t *attributes, char *const *arguments, char *const *list)
 {
 	COMPLETE(list);
+	tell_if_blind(path);
 	return REAL(posix_spawn)(pid, path, actions, attributes, arguments, list);
 }
 EXPORT int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
 			const posix_spawnattr_t *attributes, char *const *arguments, char *const *list)
 {
 	COMPLETE(list);
+	tell_if_blind_in_path(file);
 	return REAL(posix_spawnp)(pid, file, actions, attributes, arguments, list);
 }
 

@@ -30,10 +30,12 @@ export async function runSession(
     return await run(machine, program, rest, {
       ...(memlock !== "inherit" && { memlockLimit: memlock }),
       log: (message) => watch.tell(message),
+      onBlind: (program, why) => watch.blind(program, why),
       onHost: (host) => {
         if (watch.wantsCalls) host.onCall = (call) => watch.call(call);
       },
-      onEnd: () => {
+      onEnd: (host) => {
+        if (!host.wasUsed) watch.sayBlind();
         const { pinnedFrames } = machine.memory;
         if (pinnedFrames > 0) watch.say(`${count(pinnedFrames, "page")} left pinned behind, with nobody to unpin them`);
         watch.finish();

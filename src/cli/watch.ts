@@ -1,4 +1,5 @@
 import { closeSync, openSync, writeSync } from "node:fs";
+import type { Blindness } from "../host/index.ts";
 import { type ClientCall, callName, explainCall, explainFault, traceLine } from "../inspect/index.ts";
 import { CommandError, reasonOf, type Terminal } from "./terminal.ts";
 
@@ -18,6 +19,7 @@ export class Watch {
   private calls = 0;
   private refused = 0;
   private faults = 0;
+  private blindness: string | undefined;
 
   /** CommandError if the trace file cannot be made. */
   constructor(terminal: Terminal, options: { explain?: boolean; trace?: string; verbose?: boolean }) {
@@ -47,6 +49,19 @@ export class Watch {
   fault(text: () => string): void {
     this.faults++;
     if (this.explains) this.terminal.err(`${explainFault(text())}\n`);
+  }
+
+  /** A program starts that sees nothing of the machine: no wonder for who knows, and a riddle for who does not. */
+  blind(program: string, why: Blindness): void {
+    const reason = why === "static" ? "is statically linked" : "is setuid or setgid";
+    this.blindness ??= `${program} ${reason}: it sees nothing of the machine`;
+    if (this.explains || this.verbose) this.sayBlind();
+  }
+
+  /** Says so now, once. */
+  sayBlind(): void {
+    if (this.blindness) this.say(this.blindness);
+    this.blindness = "";
   }
 
   /** One line of ours, if `-v` asks for it. */

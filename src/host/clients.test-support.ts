@@ -3,7 +3,7 @@ import { execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, renameSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { compileShim, type ShimFiles, shimFiles, shimSources } from "./build.ts";
-import { Host } from "./host.ts";
+import { Host, type HostOptions } from "./host.ts";
 import { Toy } from "./toy.test-support.ts";
 
 const folder = join(shimSources, "..", ".cache", "test-build");
@@ -75,8 +75,8 @@ export class ToyHost {
   readonly toy: Toy = new Toy();
   readonly host: Host;
 
-  constructor(shim: ShimFiles = testShim()) {
-    this.host = new Host(this.toy, { shim });
+  constructor(shim: ShimFiles = testShim(), options: HostOptions = {}) {
+    this.host = new Host(this.toy, { shim, ...options });
   }
 
   client(program: string, args?: readonly string[], environment?: NodeJS.ProcessEnv): Promise<Ended> {

@@ -11,7 +11,7 @@
  * no message of ours ends that connection and nothing else.
  */
 import { randomBytes } from "node:crypto";
-import { chmodSync, rmSync } from "node:fs";
+import { chmodSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import type { File, FileNode, FileTree, PhysicalMemory, User } from "../memory/index.ts";
@@ -20,9 +20,10 @@ import { findShim, type ShimFiles } from "./build.ts";
 import { type Call, endedCall } from "./call.ts";
 import { ClientProcess } from "./client.ts";
 import { type Arrival, Connection } from "./connection.ts";
-import { makePrivateDirectory } from "./directory.ts";
+import { makePrivateDirectory, removeDirectory } from "./directory.ts";
 import { EventFds } from "./event-fds.ts";
 import { type Description, O_ACCMODE, O_RDONLY, O_RDWR, OpenFile, TextFile } from "./open-file.ts";
+import { processOf } from "./process-of.ts";
 import * as wire from "./protocol.ts";
 import { Replies } from "./replies.ts";
 import { Requests } from "./requests.ts";
@@ -45,9 +46,14 @@ export interface HostOptions {
   readonly shim?: ShimFiles;
   /** Told when a call ends in a bug of ours; the client gets EIO. By default it is thrown. */
   readonly onBug?: (error: unknown) => void;
+  /** Told of a program that is about to start without the shim. */
+  readonly onBlind?: (program: string, why: Blindness) => void;
   /** RLIMIT_MEMLOCK of every client in bytes; what each really has, if absent. */
   readonly memlockLimit?: number;
 }
+
+/** Why the shim is not in a program: it is linked statically, or runs with more rights than whoever starts it. */
+export type Blindness = "static" | "privileged";
 
 export class Host {
   /** Hears every call when it has ended. Costs nothing while undefined. */
@@ -67,6 +73,9 @@ export class Host {
   /** @internal */ readonly onBug: (error: unknown) => void;
   /** Who does not have it in its environment is no program of ours. */
   private readonly key = randomBytes(16);
+  /** True once a program has opened a file of ours. */
+  wasUsed = false;
+  private readonly onBlind: HostOptions["onBlind"];
   private readonly memlockLimit: number | undefined;
   private readonly requests: Requests;
   private readonly tree: MaterialTree;
@@ -84,6 +93,7 @@ export class Host {
   constructor(served: Served, options: HostOptions = {}) {
     this.served = served;
     this.memlockLimit = options.memlockLimit;
+    this.onBlind = options.onBlind;
     this.shim = options.shim ?? findShim();
     this.onBug = options.onBug ?? throwLater;
     this.directory = makePrivateDirectory();
@@ -146,7 +156,7 @@ export class Host {
     this.tree.close();
     this.events.close();
     await closed;
-    rmSync(this.directory, { recursive: true, force: true });
+    removeDirectory(this.directory);
   }
 
   // Connections
@@ -256,12 +266,19 @@ export class Host {
     if (this.key.compare(hello.key) !== 0) return -1;
     const size = wire.Hello.size + hello.path_length;
     if (end - at < size) return 0;
+    if (hello.kind === wire.HELLO_BLIND) {
+      const path = bytes.toString("utf8", at + wire.Hello.size, at + size);
+      this.onBlind?.(path, hello.flags === wire.BLIND_STATIC ? "static" : "privileged");
+      this.replies.send(connection, 0);
+      return size;
+    }
     const cookie = Buffer.from(hello.cookie).toString("hex");
     const client = this.clients.get(cookie);
     if (hello.kind === wire.HELLO_PRIMARY) {
-      if (client !== undefined) return -1;
+      const pid = processOf(hello.pid, hello.token, hello.inode);
+      if (client !== undefined || pid === undefined) return -1;
       connection.isPrimary = true;
-      connection.client = this.newClient(cookie, hello.pid);
+      connection.client = this.newClient(cookie, pid);
       this.replies.send(connection, 0);
       return size;
     }
@@ -274,11 +291,13 @@ export class Host {
         this.replies.send(connection, 0);
         return size;
       case wire.HELLO_CONTROL:
+        connection.thread = hello.token;
         this.replies.send(connection, 0);
         return size;
       case wire.HELLO_OPEN:
         if (this.files.has(inode)) return -1;
         connection.isFile = true;
+        connection.thread = hello.token;
         this.open(connection, client, inode, bytes.toString("utf8", at + wire.Hello.size, at + size), hello.flags);
         return size;
       case wire.HELLO_ADOPT: {
@@ -312,6 +331,7 @@ export class Host {
       },
     });
     this.clients.set(cookie, client);
+    this.wasUsed = true;
     return client;
   }
 
@@ -338,7 +358,7 @@ export class Host {
       else if (connection.isClosed) this.release(outcome.value);
       else this.publish(connection, inode, outcome.value, describeNode(node as FileNode, path, flags, outcome.value));
     };
-    this.requests.start(`open ${path}`, () => openNode(node, path, client), done, client);
+    this.requests.start(`open ${path}`, () => openNode(node, path, client, connection.thread), done, connection);
   }
 
   /** @internal */
@@ -397,10 +417,10 @@ function throwLater(error: unknown): void {
   });
 }
 
-function* openNode(node: FileNode | undefined, path: string, client: ClientProcess): Task<File> {
+function* openNode(node: FileNode | undefined, path: string, client: ClientProcess, thread: number): Task<File> {
   switch (node?.kind) {
     case "device":
-      return yield* node.open(client);
+      return yield* node.open(client, thread);
     case "text":
       if (node.write === undefined) return refuse(EACCES, () => `${path} cannot be written`);
       return new TextFile(path, node);

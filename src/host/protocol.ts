@@ -14,6 +14,10 @@ export const HELLO_CONTROL = 2;
 export const HELLO_OPEN = 3;
 export const HELLO_ADOPT = 4;
 export const HELLO_KEEPER = 5;
+export const HELLO_BLIND = 6;
+
+export const BLIND_STATIC = 0;
+export const BLIND_PRIVILEGED = 1;
 
 const helloFields = {
   magic: u32,

@@ -89,9 +89,10 @@ export class Device {
 
   /** Width of the PASIDs that it can use, by its PCI capability, else by the firmware; 0 for none. */
   get pasidBits(): number {
-    const capability = this.pci?.extendedCapability(EXTENDED_PASID);
+    const pci = this.pasidBearer;
+    const capability = pci?.extendedCapability(EXTENDED_PASID);
     if (capability === undefined) return this.firmware?.pasidBits ?? 0;
-    return this.pci!.readConfig(capability + 5, 1) & 0x1f;
+    return pci!.readConfig(capability + 5, 1) & 0x1f;
   }
 
   /** How many PASIDs that makes, the one included that stands for none; 0 without. A firmware may say that 0 bits are used. */
@@ -112,7 +113,13 @@ export class Device {
 
   /** The control register of its PASID capability; 0 without. */
   get pasidControl(): number {
-    const capability = this.pci?.extendedCapability(EXTENDED_PASID);
-    return capability === undefined ? 0 : this.pci!.readConfig(capability + 6, 2);
+    const pci = this.pasidBearer;
+    const capability = pci?.extendedCapability(EXTENDED_PASID);
+    return capability === undefined ? 0 : pci!.readConfig(capability + 6, 2);
+  }
+
+  /** Who has its PASID capability: virtual functions use that of their physical function (PCIe 9.3.7). */
+  private get pasidBearer(): PciFunction | undefined {
+    return this.pci && (physicalFunctionOf(this.pci) ?? this.pci);
   }
 }

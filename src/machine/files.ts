@@ -55,12 +55,13 @@ export class MachineFiles implements FileTree {
     return nodes;
   }
 
-  /** What is written to a text may change that text and others. */
+  /** What is written to a text may change that text and others. Nothing written reaches no text, as in Linux. */
   private refreshing(node: FileNode & { kind: "text" }, write: NonNullable<typeof node.write>): FileNode {
     const files = this;
     return {
       ...node,
       write: function* (process, bytes, position): Task<void> {
+        if (bytes.length === 0) return;
         yield* write(process, bytes, position);
         files.refresh();
       },

@@ -1,26 +1,13 @@
 import { describe, expect, it } from "vitest";
-import { EINVAL, ENODEV, ENOSPC, type Refusal, SimulatedClock, type Task } from "../runtime/index.ts";
+import { EINVAL, ENODEV, ENOSPC, SimulatedClock, type Task } from "../runtime/index.ts";
 import { EduDriver, IOVA } from "./edu-driver.test-support.ts";
-import { buildMachine, defineMachine, LibraryClient, type Machine, MachineError, presets } from "./index.ts";
+import { buildMachine, defineMachine, type Machine, MachineError, presets } from "./index.ts";
+import { echo } from "./shell.test-support.ts";
 
 const FIRST = "0000:00:01.0";
 
 function run<T>(machine: Machine, task: Task<T>): T {
   return machine.system.run("test", task);
-}
-
-/** What a shell does with `echo TEXT > PATH`; a value once it is done. */
-function echo(machine: Machine, text: string, path: string): { readonly done: boolean; readonly error?: Refusal } {
-  const node = machine.files.nodes.get(path);
-  if (node?.kind !== "text" || node.write === undefined) throw new Error(`${path} cannot be written`);
-  const state: { done: boolean; error?: Refusal } = { done: false };
-  const client = new LibraryClient(machine);
-  const write = node.write(client.process, new TextEncoder().encode(`${text}\n`));
-  machine.system.tasks.start(`echo ${text} > ${path}`, write, (outcome) => {
-    state.done = true;
-    if (!outcome.ok) state.error = outcome.error as Refusal;
-  });
-  return state;
 }
 
 const has = (machine: Machine, path: string): boolean => machine.files.nodes.has(path);

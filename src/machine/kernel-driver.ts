@@ -1,14 +1,6 @@
 // Runs in a browser.
 import type { Device } from "../iommu/index.ts";
-import {
-  COMMAND,
-  COMMAND_MASTER,
-  COMMAND_MEMORY,
-  DEVICE_ID,
-  type PciDriver,
-  type PciFunction,
-  VENDOR_ID,
-} from "../pci/index.ts";
+import { COMMAND, COMMAND_MASTER, COMMAND_MEMORY, idsOf, type PciDriver, type PciFunction } from "../pci/index.ts";
 import type { System, Task } from "../runtime/index.ts";
 
 const VENDOR_QEMU = 0x1234;
@@ -20,6 +12,7 @@ const DEVICE_EDU = 0x11e8;
  */
 export class EduKernelDriver implements PciDriver {
   readonly name = "edu";
+  readonly virtualFunctions: NonNullable<PciDriver["virtualFunctions"]> = { permit: () => {} };
   private readonly system: System;
   private readonly deviceOf: (member: PciFunction) => Device | undefined;
 
@@ -30,7 +23,8 @@ export class EduKernelDriver implements PciDriver {
   }
 
   matches(member: PciFunction): boolean {
-    return member.readConfig(VENDOR_ID, 2) === VENDOR_QEMU && member.readConfig(DEVICE_ID, 2) === DEVICE_EDU;
+    const { vendor, device } = idsOf(member);
+    return vendor === VENDOR_QEMU && device === DEVICE_EDU;
   }
 
   /** Enables the function, and lets it master the bus. */

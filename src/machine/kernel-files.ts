@@ -16,13 +16,12 @@ export interface MiscDevice {
 export const MISC_MAJOR = 10;
 const miscClass = "/sys/class/misc";
 
-/** By module: its parameters, with their modes and defaults. */
+/** By module: its parameters, with their modes and defaults. Not among them: vfio_pci.enable_sriov, which works (vfio/sysfs.ts). */
 const parameters = {
   iommufd: [["allow_unsafe_interrupts", 0o644, "N"]],
   vfio_pci: [
     ["disable_denylist", 0o444, "N"],
     ["disable_idle_d3", 0o644, "N"],
-    ["enable_sriov", 0o644, "N"],
     ["nointxmask", 0o644, "N"],
   ],
 } as const;

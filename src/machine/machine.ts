@@ -24,7 +24,7 @@ import {
 import { IommufdContext } from "../iommufd/index.ts";
 import { CHUNK_SIZE, type FileNode, PhysicalMemory } from "../memory/index.ts";
 import { devicePath, dmaAliases, HotPlug, MsiController, type PciFunction, PciHost, pciNodes } from "../pci/index.ts";
-import { type Clock, ENODEV, Refusal, refuse, System, type Task } from "../runtime/index.ts";
+import { type Clock, EINVAL, ENODEV, Refusal, refuse, System, type Task } from "../runtime/index.ts";
 import { testInterface } from "../selftest/index.ts";
 import { UacceDriver, uacceNodes, uaccePath } from "../uacce/index.ts";
 import { VfioPciDriver, vfioNodes } from "../vfio/index.ts";
@@ -124,7 +124,10 @@ export class Machine {
     });
     if (options.mock) this.mockBus = new MockBus(this.core, new MockDriver(this.system, this.memory));
     const device = (member: PciFunction) => this.deviceOf(member);
-    this.vfio = new VfioPciDriver(this.system, { device });
+    this.vfio = new VfioPciDriver(this.system, {
+      device,
+      onChange: (member) => this.files.touch(`${devicePath(member)}/enable`),
+    });
     this.uacce = new UacceDriver(this.system, {
       memory: this.memory,
       device,
@@ -205,6 +208,7 @@ export class Machine {
       yield* this.takeIntoCare(member);
       yield* this.bindDriver(member);
     }
+    for (const member of this.pci.functions) yield* this.turnOnVirtual(member);
     this.core.waitsForDrivers = false;
     this.pci.drivers.listen(() => this.files.refresh());
     this.hotPlug.listen(() => this.files.refresh());
@@ -217,20 +221,28 @@ export class Machine {
    */
   *plug(input: DeviceInput): Task<readonly PciFunction[]> {
     const members = yield* this.hotPlug.insert(() => {
-      const present = [...this.described.values()];
+      const present = [...this.described].filter(([{ virtual }]) => virtual === undefined).map(([, one]) => one);
       return describePlugged(input, present, this.description.iommus).map((one) => this.install(one));
     });
-    for (const member of members) yield* this.bindDriver(member);
+    for (const member of members) {
+      yield* this.bindDriver(member);
+      yield* this.turnOnVirtual(member);
+    }
     return members;
   }
 
   /**
    * Pulls out the device of the function called `"0000:00:01.0"`, with all its functions and all that is behind it. Orderly,
    * its users are asked to let go and waited for before; by surprise it is gone at once, and they are waited for after.
+   * EINVAL: it is a virtual function.
    */
   *unplug(name: string, how: "orderly" | "surprise" = "orderly"): Task<void> {
     const member = [...this.described.keys()].find((one) => one.name === name && !one.isGone);
     if (member === undefined) refuse(ENODEV, () => `there is no PCI function ${name}`);
+    if (member.virtual !== undefined) {
+      const { physical } = member.virtual.of;
+      refuse(EINVAL, () => `${name} is no hardware of its own, but a virtual function of ${physical.name}`);
+    }
     const { bus, device } = member.place!;
     yield* this.hotPlug.extract(bus, device, how);
   }
@@ -260,7 +272,28 @@ export class Machine {
     const member = makeFunction(this.system, description);
     this.pci.buses.find((one) => one.number === bus)!.add(member, device, number);
     this.described.set(member, description);
+    if (!("driver" in description) || description.virtualFunctions === undefined) return member;
+    const { driver } = description.virtualFunctions;
+    const theirs = { ...description, driver, multifunction: false, virtualFunctions: undefined };
+    for (const virtual of member.virtualFunctions!.functions) {
+      const { bus: on, ...place } = virtual.place!;
+      this.described.set(virtual, { ...theirs, address: { ...place, bus: on.number } });
+    }
     return member;
+  }
+
+  /** What the description wants on at power-up, as if somebody had written that into `sriov_numvfs`, with the drivers that it names. */
+  private *turnOnVirtual(member: PciFunction): Task<void> {
+    const description = this.descriptionOf(member);
+    const { virtualFunctions: virtual } = member;
+    if (virtual === undefined || !("driver" in description)) return;
+    const { enabled } = description.virtualFunctions!;
+    if (enabled === 0 || member.driver === undefined) return;
+    if (member.driver === this.vfio) this.vfio.enablesVirtualFunctions = true;
+    virtual.bindsDrivers = false;
+    yield* this.hotPlug.setVirtualFunctions(member, enabled);
+    virtual.bindsDrivers = true;
+    for (const one of virtual.present) if (one.driver === undefined) yield* this.bindDriver(one);
   }
 
   private *startIommu(description: IommuDescription): Task<void> {

@@ -3,7 +3,10 @@ import { CopyEngine, EduDevice, makeBridge } from "../hardware/devices/index.ts"
 import {
   accessControl,
   addressTranslation,
+  alternativeRouting,
   type Capability,
+  EXTENDED_PASID,
+  EXTENDED_PRI,
   express,
   ISOLATING_CONTROLS,
   type PciFunction,
@@ -11,16 +14,13 @@ import {
   pasid,
 } from "../pci/index.ts";
 import type { System } from "../runtime/index.ts";
-import type { DeviceDescription, FunctionDescription } from "./description.ts";
+import type { DeviceDescription, EduDescription, FunctionDescription } from "./description.ts";
 
 /** Makes the function that a description names. */
 export function makeFunction(system: System, description: FunctionDescription): PciFunction {
   switch (description.model) {
     case "edu":
-      return new EduDevice(system, {
-        dmaMask: 2n ** BigInt(description.options.dmaMaskBits) - 1n,
-        capabilities: capabilityList(description),
-      });
+      return makeEdu(system, description);
     case "copy-engine":
       return new CopyEngine(system, {
         queues: description.options.queues,
@@ -35,13 +35,28 @@ export function makeFunction(system: System, description: FunctionDescription): 
   }
 }
 
-function capabilityList({ behind, capabilities }: DeviceDescription): Capability[] {
+function makeEdu(system: System, description: EduDescription): EduDevice {
+  const { virtualFunctions, options } = description;
+  const dmaMask = 2n ** BigInt(options.dmaMaskBits) - 1n;
+  const capabilities = capabilityList(description);
+  if (virtualFunctions === undefined) return new EduDevice(system, { dmaMask, capabilities });
+  // What asks for pages and knows of PASIDs is the physical function's, for all of them (PCIe 9.3.7).
+  const theirs = capabilities.filter(({ id }) => id !== EXTENDED_PRI && id !== EXTENDED_PASID);
+  const functions = Array.from(
+    { length: virtualFunctions.total },
+    () => new EduDevice(system, { dmaMask, capabilities: theirs, virtual: true }),
+  );
+  return new EduDevice(system, { dmaMask, capabilities, virtualFunctions: { ...virtualFunctions, functions } });
+}
+
+function capabilityList({ behind, capabilities, virtualFunctions }: DeviceDescription): Capability[] {
   const { express: isExpress, flr, acs, ats, pri, pasidBits } = capabilities;
   const list: Capability[] = [];
   if (isExpress) {
     const type = behind === undefined ? "integratedEndpoint" : "endpoint";
-    list.push(express({ type, functionLevelReset: flr }));
+    list.push(express({ type, functionLevelReset: flr || virtualFunctions !== undefined }));
   }
+  if (virtualFunctions !== undefined) list.push(alternativeRouting());
   if (acs) list.push(accessControl(ISOLATING_CONTROLS));
   if (ats) list.push(addressTranslation());
   if (pri) list.push(pageRequests());

@@ -134,7 +134,12 @@ function busLines(machine: Machine, bus: PciBus, margin: string): string[] {
     const description = machine.descriptionOf(member);
     const below = `${margin}${last ? " " : "│"}`;
     const words = [shortName(member), description.model.padEnd(width), ...whereWords(machine, member, description)];
-    const notes = [companyWords(machine, member), firmwareWords(description), capabilityWords(description)]
+    const notes = [
+      originWords(member),
+      companyWords(machine, member),
+      firmwareWords(description),
+      capabilityWords(description),
+    ]
       .filter((note) => note !== "")
       .join("; ");
     const behind = machine.pci.buses.find(({ bridge }) => bridge === member);
@@ -164,6 +169,11 @@ function deviceFile({ vfio, uacce }: Machine, member: PciFunction): string {
   if (device !== undefined) return `/dev/vfio/devices/${device.name}`;
   const accelerator = uacce.devices.find((one) => one.member === member);
   return accelerator === undefined ? `${member.driver?.name ?? "no"} driver` : `/dev/${accelerator.name}`;
+}
+
+/** Whose virtual function it is. */
+function originWords({ virtual }: PciFunction): string {
+  return virtual === undefined ? "" : `virtual function ${virtual.index} of ${shortName(virtual.of.physical)}`;
 }
 
 /** With whom it shares its group, or why it has none. */
@@ -201,9 +211,16 @@ function capabilityWords(description: FunctionDescription): string {
     ats ? "ATS" : "",
     pri ? "PRI" : "",
     pasidBits > 0 ? `${pasidBits}-bit PASIDs` : "",
+    ...virtualWords(description),
     ...modelWords(description),
   ];
   return words.filter((word) => word !== "").join(", ");
+}
+
+function virtualWords({ virtualFunctions }: DeviceDescription): string[] {
+  if (virtualFunctions === undefined) return [];
+  const { total, enabled } = virtualFunctions;
+  return [`${enabled} of ${total} virtual functions on`];
 }
 
 function bridgeWords({ buses: { first, last }, acs }: BridgeDescription): string {

@@ -21,17 +21,16 @@ const IO = 0x1;
 const MEMORY_64 = 0x4;
 const PREFETCHABLE = 0x8;
 
-/** A base address register of one function. Its address is what configuration space holds. */
-export class Bar {
+/** A base address register of one function, with what is behind it. */
+export abstract class Bar {
   readonly index: number;
   readonly size: number;
   readonly kind: "memory32" | "memory64" | "io";
   /** The read-only low bits of the register. */
   readonly typeBits: number;
   readonly description: BarDescription;
-  private readonly config: ConfigSpace;
 
-  constructor(config: ConfigSpace, description: BarDescription) {
+  constructor(description: BarDescription) {
     const { index, size, kind = "memory32", prefetchable = false } = description;
     assert(Number.isInteger(Math.log2(size)), () => `BAR ${index}: size ${size} is not a power of two`);
     assert(size >= (kind === "io" ? 4 : 16), () => `BAR ${index}: size ${size} is too small`);
@@ -42,24 +41,40 @@ export class Bar {
     this.kind = kind;
     this.typeBits = kind === "io" ? IO : (kind === "memory64" ? MEMORY_64 : 0) | (prefetchable ? PREFETCHABLE : 0);
     this.description = description;
-    this.config = config;
-    config.set(this.register, 4, this.typeBits);
-    config.makeWritable(this.register, 4, this.sizeMask.low);
-    if (kind === "memory64") config.makeWritable(this.register + 4, 4, this.sizeMask.high);
   }
 
-  /** Offset of the register in configuration space. */
-  get register(): number {
-    return BASE_ADDRESS_0 + 4 * this.index;
-  }
+  /** Where it is on the bus; 0 when it was never placed. */
+  abstract get address(): number;
 
   /** The address bits that can be set: what a write of all ones reads back, without the type bits. */
   get sizeMask(): { readonly low: number; readonly high: number } {
     return { low: this.size >= 2 ** 32 ? 0 : -this.size >>> 0, high: -Math.ceil(this.size / 2 ** 32) >>> 0 };
   }
+}
 
-  /** Where it is on the bus; 0 when it was never placed. */
-  get address(): number {
+/**
+ * A base address register whose address is what configuration space holds: of the function itself, or in its SR-IOV
+ * capability one that has a share for each virtual function, one behind the other.
+ */
+export class PlacedBar extends Bar {
+  /** Bytes on the bus: those of all shares. */
+  readonly extent: number;
+  private readonly config: ConfigSpace;
+  /** Offset in configuration space. */
+  private readonly register: number;
+
+  /** `registers`: where the six are of which it is one. */
+  constructor(config: ConfigSpace, description: BarDescription, registers: number = BASE_ADDRESS_0, shares = 1) {
+    super(description);
+    this.config = config;
+    this.register = registers + 4 * this.index;
+    this.extent = this.size * shares;
+    config.set(this.register, 4, this.typeBits);
+    config.makeWritable(this.register, 4, this.sizeMask.low);
+    if (this.kind === "memory64") config.makeWritable(this.register + 4, 4, this.sizeMask.high);
+  }
+
+  override get address(): number {
     const low = (this.config.read(this.register, 4) & this.sizeMask.low) >>> 0;
     return this.kind === "memory64" ? this.config.read(this.register + 4, 4) * 2 ** 32 + low : low;
   }
@@ -69,5 +84,19 @@ export class Bar {
     assert(address % this.size === 0, () => `BAR ${this.index} placed at unaligned ${address}`);
     this.config.write(this.register, 4, address % 2 ** 32);
     if (this.kind === "memory64") this.config.write(this.register + 4, 4, Math.floor(address / 2 ** 32));
+  }
+}
+
+/** A virtual function's share of a base address register of its physical function: it has no register of its own. */
+export class SharedBar extends Bar {
+  private readonly place: () => number;
+
+  constructor(description: BarDescription, place: () => number) {
+    super(description);
+    this.place = place;
+  }
+
+  override get address(): number {
+    return this.place();
   }
 }

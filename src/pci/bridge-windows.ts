@@ -5,7 +5,7 @@
  * firmware does it, every bridge gets some memory: something may be plugged in.
  */
 import { AddressWindow } from "./address-window.ts";
-import type { Bar } from "./bar.ts";
+import { type Bar, PlacedBar } from "./bar.ts";
 import type { PciBus } from "./bus.ts";
 import type { PciFunction } from "./function.ts";
 import { IO_BASE, MEMORY_BASE, PREFETCHABLE_BASE, PREFETCHABLE_BASE_UPPER, PREFETCHABLE_LIMIT_UPPER } from "./ids.ts";
@@ -19,6 +19,11 @@ const MIB = 2 ** 20;
 const GRANULE: Readonly<Record<WindowKind, number>> = { memory32: MIB, memory64: MIB, io: 2 ** 12 };
 /** What a bridge gets at least. */
 const LEAST: Readonly<Record<WindowKind, number>> = { memory32: 2 * MIB, memory64: 0, io: 0 };
+
+/** What needs a place on the bus: a function's own BARs, and those that its virtual functions have shares of. */
+export function placedBars({ bars, virtualFunctions }: PciFunction): PlacedBar[] {
+  return [...bars, ...(virtualFunctions?.bars ?? [])].filter((bar) => bar instanceof PlacedBar);
+}
 
 /** In which of the windows of `bus` a BAR is placed. */
 export function windowKindOf({ kind, description }: Bar, bus: PciBus): WindowKind {
@@ -74,7 +79,7 @@ function need(bus: PciBus, kind: WindowKind): { readonly size: number; readonly 
     align = Math.max(align, alignment);
   };
   for (const member of bus.functions) {
-    for (const bar of member.bars) if (bar && windowKindOf(bar, bus) === kind) place(bar.size, bar.size);
+    for (const bar of placedBars(member)) if (windowKindOf(bar, bus) === kind) place(bar.extent, bar.size);
   }
   for (const below of bus.behind) {
     const { size, align: alignment } = need(below, kind);

@@ -3,6 +3,7 @@ import { assert } from "../runtime/index.ts";
 import type { BusWindows } from "./bridge-windows.ts";
 import type { PciFunction } from "./function.ts";
 import type { PciHost } from "./host.ts";
+import type { VirtualFunctions } from "./sr-iov.ts";
 
 /** One bus: up to 32 devices of up to 8 functions. */
 export class PciBus {
@@ -58,9 +59,19 @@ export class PciBus {
     this.members.set(device * 8 + number, member);
     member.place = { bus: this, device, function: number };
     member.idAtRoot = member.requesterId;
+    if (member.virtualFunctions !== undefined) this.reserve(member.virtualFunctions);
   }
 
-  /** Software forgets a function: it keeps its place, but is not among those of the bus. */
+  /** Virtual functions have their places from the start, and are on the bus while they are turned on. */
+  private reserve({ functions, ids, physical }: VirtualFunctions): void {
+    for (const [index, virtual] of functions.entries()) {
+      const devfn = physical.devfn + ids.offset + index * ids.stride;
+      assert(devfn < 256, () => `virtual function ${index} of ${physical.name} has no place on its bus`);
+      virtual.place = { bus: this, device: Math.floor(devfn / 8), function: devfn % 8 };
+    }
+  }
+
+  /** Software forgets a function, or a virtual one is turned off: it keeps its place, but is not among those of the bus. */
   hide(member: PciFunction): void {
     this.members.delete(member.devfn);
   }

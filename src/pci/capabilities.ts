@@ -11,9 +11,11 @@ import {
   CAPABILITY_MSIX,
   CAPABILITY_PM,
   EXTENDED_ACS,
+  EXTENDED_ARI,
   EXTENDED_ATS,
   EXTENDED_PASID,
   EXTENDED_PRI,
+  EXTENDED_SR_IOV,
 } from "./ids.ts";
 
 /** Bits of one register; `offset` counts from the capability's first byte. */
@@ -48,6 +50,9 @@ export const EXPRESS_CAPABILITIES = 4;
 export const EXPRESS_FLR = 0x10000000;
 export const EXPRESS_CONTROL = 8;
 export const EXPRESS_INITIATE_FLR = 0x8000;
+export const EXPRESS_CAPABILITIES_2 = 36;
+/** In both registers: a port sends on what is for function numbers above 7 (ARI forwarding). */
+export const EXPRESS_ARI = 0x20;
 export const EXPRESS_CONTROL_2 = 40;
 export const AF_CAPABILITIES = 3;
 export const AF_FLR = 0x02;
@@ -55,6 +60,21 @@ export const AF_CONTROL = 4;
 export const AF_INITIATE_FLR = 0x01;
 export const ACS_CAPABILITY = 4;
 export const ACS_CONTROL = 6;
+export const SR_IOV_CONTROL = 0x08;
+export const SR_IOV_ENABLE = 0x01;
+export const SR_IOV_MEMORY = 0x08;
+export const SR_IOV_ARI = 0x10;
+/** The functions that can be at first, those that there are, those that are wanted. */
+export const SR_IOV_INITIAL = 0x0c;
+export const SR_IOV_TOTAL = 0x0e;
+export const SR_IOV_COUNT = 0x10;
+/** From the requester id of the physical function to that of the first virtual one, and from there to each next. */
+export const SR_IOV_OFFSET = 0x14;
+export const SR_IOV_STRIDE = 0x16;
+export const SR_IOV_DEVICE = 0x1a;
+export const SR_IOV_PAGE_SIZES = 0x1c;
+export const SR_IOV_PAGE_SIZE = 0x20;
+export const SR_IOV_BASE_ADDRESS_0 = 0x24;
 
 /** Device or port types of the PCI Express capability (PCIe base specification 7.5.3.2). */
 export const EXPRESS_TYPE = {
@@ -145,8 +165,10 @@ export function powerManagement(options: { noSoftReset?: boolean } = {}): Capabi
   };
 }
 
-/** PCI Express, version 2 (60 bytes): of an endpoint, unless `type` says otherwise. */
-export function express(options: { type?: ExpressType; functionLevelReset?: boolean } = {}): Capability {
+/** PCI Express, version 2 (60 bytes): of an endpoint, unless `type` says otherwise. `forwardsAri`: see {@link EXPRESS_ARI}. */
+export function express(
+  options: { type?: ExpressType; functionLevelReset?: boolean; forwardsAri?: boolean } = {},
+): Capability {
   const type = EXPRESS_TYPE[options.type ?? "endpoint"];
   return {
     id: CAPABILITY_EXPRESS,
@@ -156,7 +178,7 @@ export function express(options: { type?: ExpressType; functionLevelReset?: bool
       [EXPRESS_CONTROL]: [2, 0x2810],
       12: [4, 0x11],
       18: [2, 0x11],
-      36: [4, 0x10],
+      [EXPRESS_CAPABILITIES_2]: [4, 0x10 | (options.forwardsAri ? EXPRESS_ARI : 0)],
     }),
     writable: [
       { offset: EXPRESS_CONTROL, width: 2, mask: 0x78ff },
@@ -214,5 +236,41 @@ export function pasid(options: { width?: number; execute?: boolean; privileged?:
     version: 1,
     bytes: block(8, { 4: [2, permissions | ((options.width ?? 20) << 8)] }),
     writable: [{ offset: 6, width: 2, mask: 0x1 | permissions }],
+  };
+}
+
+/** Alternative routing-ID interpretation: a device of up to 256 functions, as those with SR-IOV are. */
+export function alternativeRouting(): Capability {
+  return { id: EXTENDED_ARI, version: 1, bytes: block(8, {}) };
+}
+
+/** What the SR-IOV capability of a physical function says of its virtual ones. */
+export interface VirtualFunctionIds {
+  /** Between requester ids: from the physical function to the first virtual one, and from each to the next. */
+  readonly offset: number;
+  readonly stride: number;
+  /** Their device id; the vendor is that of the physical function. */
+  readonly device: number;
+}
+
+/** Single root I/O virtualization (PCIe base specification 9.3.3); page sizes from 4 KiB to 4 MiB as most devices have them. */
+export function singleRootIo(total: number, { offset, stride, device }: VirtualFunctionIds): Capability {
+  return {
+    id: EXTENDED_SR_IOV,
+    version: 1,
+    bytes: block(64, {
+      [SR_IOV_INITIAL]: [2, total],
+      [SR_IOV_TOTAL]: [2, total],
+      [SR_IOV_OFFSET]: [2, offset],
+      [SR_IOV_STRIDE]: [2, stride],
+      [SR_IOV_DEVICE]: [2, device],
+      [SR_IOV_PAGE_SIZES]: [4, 0x553],
+      [SR_IOV_PAGE_SIZE]: [4, 1],
+    }),
+    writable: [
+      { offset: SR_IOV_CONTROL, width: 2, mask: SR_IOV_ENABLE | SR_IOV_MEMORY | SR_IOV_ARI },
+      { offset: SR_IOV_COUNT, width: 2, mask: 0xffff },
+      { offset: SR_IOV_PAGE_SIZE, width: 4, mask: 0x553 },
+    ],
   };
 }

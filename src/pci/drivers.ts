@@ -26,6 +26,13 @@ export interface PciDriver {
   probe(member: PciFunction): Task<void>;
   /** Lets go of it; waits until nobody uses it. Cannot fail. */
   remove(member: PciFunction): Task<void>;
+  /** What a driver that can turn virtual functions of its functions on says of that. */
+  readonly virtualFunctions?: {
+    /** Asked before they are turned on or off; ENOENT if the driver does not do that now. */
+    permit(physical: PciFunction): void;
+    /** The only driver that they may have (their `driver_override`), if there is one. */
+    readonly override?: string;
+  };
 }
 
 /** Who must agree before a driver uses the kernel's DMA API for a function. */
@@ -40,6 +47,8 @@ export interface KernelDma {
 export class PciDrivers {
   /** Without it, everybody may use DMA. */
   kernelDma: KernelDma | undefined;
+  /** Turns the virtual functions of one off, before its driver lets go of it. Cannot fail. */
+  turnOff: ((physical: PciFunction) => Task<void>) | undefined;
   private readonly system: System;
   private readonly host: PciHost;
   private readonly registered = new Map<string, PciDriver>();
@@ -92,6 +101,7 @@ export class PciDrivers {
     if (driver === undefined) return;
     member.isLeavingDriver = true;
     this.changed(member);
+    if (this.turnOff !== undefined) yield* this.turnOff(member);
     yield* driver.remove(member);
     yield* this.endDma(member, driver);
     member.driver = undefined;
@@ -141,6 +151,17 @@ export class PciDrivers {
     }
   }
 
+  /** A function appeared: the first driver that matches is bound, if it will have it. */
+  *bindNew(member: PciFunction): Task<void> {
+    const driver = this.all.find((one) => this.isFor(one, member));
+    if (driver === undefined) return;
+    try {
+      yield* this.bind(member, driver);
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+    }
+  }
+
   /**
    * A write to `new_id` of a driver: from now on it takes such functions, and those that have no driver at once. What keeps it
    * from one of them is nobody's business. Refusals of {@link DynamicIds.add}.
@@ -163,10 +184,11 @@ export class PciDrivers {
     this.dynamicIds.get(driver)!.remove(text);
   }
 
-  /** By `driver_override` alone, where it says something. */
+  /** By `driver_override` alone, where it says something. Virtual functions may be kept from all others. */
   private isFor(driver: PciDriver, member: PciFunction): boolean {
-    const { driverOverride } = member;
+    const { driverOverride, virtual } = member;
     if (driverOverride !== undefined) return driverOverride === driver.name;
+    if (virtual?.of.bindsDrivers === false) return false;
     return driver.matches?.(member) || this.dynamicIds.get(driver)!.matches(member);
   }
 

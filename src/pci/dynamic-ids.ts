@@ -1,7 +1,8 @@
 // Runs in a browser.
 import { EEXIST, EINVAL, ENODEV, refuse } from "../runtime/index.ts";
 import type { PciFunction } from "./function.ts";
-import { CLASS_CODE, DEVICE_ID, SUBSYSTEM_ID, SUBSYSTEM_VENDOR_ID, VENDOR_ID } from "./ids.ts";
+import { CLASS_CODE, SUBSYSTEM_ID, SUBSYSTEM_VENDOR_ID } from "./ids.ts";
+import { idsOf } from "./sr-iov.ts";
 
 /** Of a subsystem: every one. */
 const ANY = 0xffffffff;
@@ -44,8 +45,7 @@ export class DynamicIds {
 
   matches(member: PciFunction): boolean {
     const own: Id = {
-      vendor: member.readConfig(VENDOR_ID, 2),
-      device: member.readConfig(DEVICE_ID, 2),
+      ...idsOf(member),
       subvendor: member.readConfig(SUBSYSTEM_VENDOR_ID, 2),
       subdevice: member.readConfig(SUBSYSTEM_ID, 2),
       classCode: member.readConfig(CLASS_CODE, 1) + member.readConfig(CLASS_CODE + 1, 2) * 0x100,

@@ -1,6 +1,6 @@
 // Runs in a browser.
 import { assert, type Task } from "../runtime/index.ts";
-import { Bar, type BarDescription } from "./bar.ts";
+import { type Bar, type BarDescription, PlacedBar, SharedBar } from "./bar.ts";
 import type { PciBus } from "./bus.ts";
 import {
   AF_CAPABILITIES,
@@ -18,6 +18,8 @@ import {
   PM_CONTROL,
   PM_NO_SOFT_RESET,
   PM_STATE,
+  singleRootIo,
+  type VirtualFunctionIds,
 } from "./capabilities.ts";
 import { layOutCapabilities, walkCapabilities } from "./capability-chain.ts";
 import { ConfigSpace, type ConfigWidth } from "./config-space.ts";
@@ -43,6 +45,7 @@ import {
   EXTENDED_ATS,
   EXTENDED_CONFIG_SPACE_SIZE,
   EXTENDED_PRI,
+  EXTENDED_SR_IOV,
   HEADER_TYPE,
   HEADER_TYPE_BRIDGE,
   HEADER_TYPE_LAYOUT,
@@ -63,6 +66,7 @@ import {
 import { FunctionInterrupts } from "./interrupts.ts";
 import { MsixTable } from "./msix-table.ts";
 import { PageRequester } from "./page-requester.ts";
+import { VirtualFunctions } from "./sr-iov.ts";
 import { type CacheSurroundings, TranslationCache } from "./translation-cache.ts";
 
 /** What a function is, before it is put on a bus. */
@@ -83,6 +87,10 @@ export interface PciIdentity {
   readonly capabilities?: readonly Capability[];
   /** Bytes behind the header that belong to no capability keep what is written to them. */
   readonly scratchGaps?: boolean;
+  /** It is a virtual function: no ids, no registers of BARs, no INTx, nothing to turn on but mastering the bus (PCIe 9.3.4). */
+  readonly virtual?: boolean;
+  /** With SR-IOV, which is behind all other capabilities: its virtual functions, all alike. */
+  readonly virtualFunctions?: VirtualFunctionIds & { readonly functions: readonly PciFunction[] };
 }
 
 /** Where a function is, once it is on a bus. */
@@ -110,6 +118,10 @@ export class PciFunction {
   /** If it has the capabilities: translations that it keeps, and how it asks for pages. */
   readonly translationCache: TranslationCache | undefined;
   readonly pageRequester: PageRequester | undefined;
+  /** Of a physical function of SR-IOV. */
+  readonly virtualFunctions: VirtualFunctions | undefined;
+  /** Of a virtual one: whose, and which of them. Recorded ones know their place alone. */
+  virtual: { readonly of: VirtualFunctions; readonly index: number } | undefined;
   /** Set once, when it is put on a bus. */
   place: PciPlace | undefined;
   /** The number of the interrupt that its INTx line is; 0 if it has none. Given by the bus. */
@@ -138,17 +150,28 @@ export class PciFunction {
     if (origin instanceof ConfigSpace) {
       this.config = origin;
     } else {
-      const capabilities = origin.capabilities ?? [];
+      const { virtualFunctions } = origin;
+      const capabilities = [...(origin.capabilities ?? [])];
+      if (virtualFunctions) capabilities.push(singleRootIo(virtualFunctions.functions.length, virtualFunctions));
       const isExpress = capabilities.some(({ id, version }) => id === CAPABILITY_EXPRESS && version === undefined);
       this.config = new ConfigSpace(isExpress ? EXTENDED_CONFIG_SPACE_SIZE : CONFIG_SPACE_SIZE);
       this.fillHeader(origin);
-      for (const description of origin.bars ?? []) bars[description.index] = new Bar(this.config, description);
+      for (const description of origin.bars ?? []) {
+        bars[description.index] = origin.virtual
+          ? new SharedBar(description, () => this.shareOf(description.index))
+          : new PlacedBar(this.config, description);
+      }
       layOutCapabilities(this.config, capabilities, origin.scratchGaps ?? false);
     }
     this.bars = bars;
     const chain = walkCapabilities(this.config);
     this.capabilities = chain.standard;
     this.extended = chain.extended;
+    if (!(origin instanceof ConfigSpace) && origin.virtualFunctions) {
+      const { functions } = origin.virtualFunctions;
+      const capability = this.extendedCapability(EXTENDED_SR_IOV)!;
+      this.virtualFunctions = new VirtualFunctions(this, capability, origin.virtualFunctions, functions);
+    }
     const msix = this.capability(CAPABILITY_MSIX);
     if (msix !== undefined) this.msixTable = new MsixTable(this.config, msix);
     this.interrupts = new FunctionInterrupts({
@@ -250,6 +273,7 @@ export class PciFunction {
     this.interrupts.settle();
     this.translationCache?.settle();
     this.pageRequester?.settle();
+    this.virtualFunctions?.settle();
   }
 
   /** A read of registers behind a BAR: `size` bytes (1, 2, 4 or 8), aligned to them. */
@@ -271,9 +295,10 @@ export class PciFunction {
     }
   }
 
-  /** A function-level reset: configuration space and device are as they were made. */
+  /** A function-level reset: configuration space and device are as they were made, and virtual functions are gone. */
   functionLevelReset(): void {
     this.config.reset();
+    this.virtualFunctions?.settle();
     this.msixTable?.reset();
     this.interrupts.lower();
     this.translationCache?.settle();
@@ -281,8 +306,9 @@ export class PciFunction {
     this.reset();
   }
 
-  /** It is pulled out: what it was doing has no effect any more, and nothing reaches it. */
+  /** It is pulled out, with its virtual functions: what it was doing has no effect any more, and nothing reaches it. */
   pullOut(): void {
+    for (const virtual of this.virtualFunctions?.functions ?? []) virtual.pullOut();
     this.functionLevelReset();
     this.isGone = true;
   }
@@ -307,10 +333,17 @@ export class PciFunction {
     return bar;
   }
 
+  /** Where its share of a BAR of its physical function begins. */
+  private shareOf(index: number): number {
+    const { of, index: which } = this.virtual!;
+    const bar = of.bars[index]!;
+    return bar.address + which * bar.size;
+  }
+
   private fillHeader(identity: PciIdentity): void {
     const { config } = this;
-    config.set(VENDOR_ID, 2, identity.vendor);
-    config.set(DEVICE_ID, 2, identity.device);
+    config.set(VENDOR_ID, 2, identity.virtual ? 0xffff : identity.vendor);
+    config.set(DEVICE_ID, 2, identity.virtual ? 0xffff : identity.device);
     config.set(REVISION_ID, 1, identity.revision ?? 0);
     config.set(CLASS_CODE, 1, identity.classCode & 0xff);
     config.set(CLASS_CODE + 1, 2, identity.classCode >>> 8);
@@ -327,6 +360,10 @@ export class PciFunction {
     } else {
       config.set(SUBSYSTEM_VENDOR_ID, 2, identity.subsystemVendor ?? identity.vendor);
       config.set(SUBSYSTEM_ID, 2, identity.subsystem ?? identity.device);
+    }
+    if (identity.virtual) {
+      config.makeWritable(COMMAND, 2, COMMAND_MASTER);
+      return;
     }
     config.set(INTERRUPT_PIN, 1, identity.interruptPin ?? 0);
     const command = COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER | COMMAND_SERR | COMMAND_INTX_DISABLE;

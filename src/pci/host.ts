@@ -20,8 +20,16 @@
 import { assert, ENOSPC, refuse, type System, type Task, WaitQueue } from "../runtime/index.ts";
 import { AddressWindow } from "./address-window.ts";
 import { dmaAliases } from "./aliases.ts";
+import { enableAri } from "./ari.ts";
 import type { AtsRequesters, InvalidationMessage, PageGroupResponse, TranslationAgent } from "./ats.ts";
-import { type BusWindows, freeWindows, placeWindows, programBridge, windowKindOf } from "./bridge-windows.ts";
+import {
+  type BusWindows,
+  freeWindows,
+  placedBars,
+  placeWindows,
+  programBridge,
+  windowKindOf,
+} from "./bridge-windows.ts";
 import { PciBus } from "./bus.ts";
 import { ACS_CONTROL } from "./capabilities.ts";
 import type { DmaTarget, InterruptController, Message, RequesterId } from "./dma.ts";
@@ -247,16 +255,16 @@ export class PciHost implements AtsRequesters {
   private setUp(member: PciFunction, windows: BusWindows): void {
     const { bus, device } = member.place!;
     const places: (() => void)[] = [];
-    if (bus.slot(device).length > 1) {
+    const hasNeighbours = bus.slot(device).some((other) => other !== member && !other.isVirtual);
+    if (hasNeighbours && !member.isVirtual) {
       member.config.set(HEADER_TYPE, 1, member.config.read(HEADER_TYPE, 1) | HEADER_TYPE_MULTIFUNCTION);
       member.config.rememberForReset();
     }
-    for (const bar of member.bars) {
-      if (bar === undefined) continue;
+    for (const bar of placedBars(member)) {
       const window = windows[windowKindOf(bar, bus)];
-      const start = window.allocate(bar.size);
+      const start = window.allocate(bar.extent, bar.size);
       if (start === undefined)
-        refuse(ENOSPC, () => `${member.name}: no room for BAR ${bar.index} of ${bar.size} bytes`);
+        refuse(ENOSPC, () => `${member.name}: no room for BAR ${bar.index} of ${bar.extent} bytes`);
       places.push(() => window.free(start));
       bar.place(start);
     }
@@ -267,6 +275,7 @@ export class PciHost implements AtsRequesters {
     member.writeConfig(INTERRUPT_LINE, 1, member.interruptLine);
     const acs = member.extendedCapability(EXTENDED_ACS);
     if (acs !== undefined) member.writeConfig(acs + ACS_CONTROL, 2, ISOLATING_CONTROLS);
+    enableAri(member);
     if (this.system.events.on) this.system.events.emit({ kind: "pci.function.add", name: member.name });
   }
 

@@ -5,17 +5,20 @@
  * Software forgets a function (`remove` in its directory): its driver lets go, which takes until nobody uses it; its keeper,
  * the IOMMU core, releases it; what it still had on its way ends; its addresses are free. The function sits in its place all
  * the same, and `rescan` finds it again, as if it had just come: without `driver_override`, maybe in another group.
- * Hardware that is plugged in is found the same way; what is pulled out goes the same way, and does not come back.
+ * Hardware that is plugged in is found the same way; what is pulled out goes the same way, and does not come back. So do the
+ * virtual functions of a function, when its driver turns them on (`sriov_numvfs`) or off.
  *
- * Always true: what is behind a bridge goes before the bridge. Everything here happens under `mutex`, also the wait for a
+ * Always true: what is behind a bridge goes before the bridge, and virtual functions before the driver of their physical
+ * one lets go of it. Everything here happens under `mutex`, also the wait for a
  * client that has a function in use, as in Linux: until it lets go, nothing else comes or goes.
  *
  * Lock order: pci.hot-plug → those of drivers → those of the IOMMU core.
  */
-import { ENODEV, Mutex, Refusal, refuse, type System, type Task } from "../runtime/index.ts";
+import { EBUSY, ENODEV, ENOENT, ERANGE, Mutex, Refusal, refuse, type System, type Task } from "../runtime/index.ts";
 import type { PciBus } from "./bus.ts";
 import type { PciFunction } from "./function.ts";
 import type { PciHost } from "./host.ts";
+import type { VirtualFunctions } from "./sr-iov.ts";
 
 /** Who cares for functions beside their drivers. */
 export interface FunctionKeeper {
@@ -40,6 +43,7 @@ export class HotPlug {
     this.host = host;
     this.keeper = keeper;
     this.mutex = new Mutex(system, "pci.hot-plug");
+    host.drivers.turnOff = (physical) => this.turnOff(physical);
   }
 
   /** Hears of each step; returns what ends it. */
@@ -83,18 +87,80 @@ export class HotPlug {
    */
   *extract(bus: PciBus, device: number, how: "orderly" | "surprise"): Task<void> {
     if (how === "surprise") for (const member of this.partsOf(bus, device)) member.pullOut();
-    for (const member of bus.slot(device)) this.leaving.add(member);
+    for (const member of realFunctions(bus, device)) this.leaving.add(member);
     this.changed();
     yield* this.locked(this.takeOut(bus, device));
   }
 
+  /**
+   * A write to `sriov_numvfs`: turns the first `count` virtual functions of a function on, or with 0 all off, which waits for
+   * who uses them. ERANGE: it has fewer. ENOENT: no driver of it does that. EBUSY: some are on already; they go first. ENOMEM.
+   */
+  *setVirtualFunctions(physical: PciFunction, count: number): Task<void> {
+    const { functions } = physical.virtualFunctions!;
+    if (count > functions.length) {
+      refuse(ERANGE, () => `${physical.name} has ${functions.length} virtual functions, not ${count}`);
+    }
+    yield* this.locked(this.changeVirtual(physical, count));
+  }
+
+  /** Whoever has the mutex may ask for more of the same. */
   private *locked<T>(code: Task<T>): Task<T> {
+    if (this.mutex.isMine) return yield* code;
     yield* this.mutex.take();
     try {
       return yield* code;
     } finally {
       this.mutex.release();
     }
+  }
+
+  private *changeVirtual(physical: PciFunction, count: number): Task<void> {
+    const { known } = physical.virtualFunctions!;
+    const { name } = physical;
+    const driver = physical.isLeavingDriver ? undefined : physical.driver;
+    if (!this.host.isSetUp(physical)) refuse(ENODEV, () => `${name} is gone`);
+    if (count === known) return;
+    const rules = driver?.virtualFunctions;
+    if (rules === undefined) {
+      refuse(
+        ENOENT,
+        () =>
+          `${name} has ${driver === undefined ? "no driver" : `the driver ${driver.name}`}, which is to turn virtual functions on`,
+      );
+    }
+    if (count > 0 && known > 0) refuse(EBUSY, () => `${known} virtual functions of ${name} are on: 0 comes first`);
+    rules.permit(physical);
+    if (count > 0) yield* this.turnOn(physical, count, rules.override);
+    else yield* this.turnOff(physical);
+  }
+
+  private *turnOn(physical: PciFunction, count: number, override: string | undefined): Task<void> {
+    const virtual = physical.virtualFunctions!;
+    this.host.system.failures.point("pci.virtual-functions.turn-on");
+    virtual.turnOn(count);
+    for (const member of virtual.functions.slice(0, count)) {
+      member.place!.bus.show(member);
+      this.host.enumerate();
+      virtual.known++;
+      yield* this.keeper.adopt(member);
+      member.driverOverride = override;
+      yield* this.host.drivers.bindNew(member);
+      this.changed();
+    }
+  }
+
+  /** The mirror image of turning on, in the same order, as Linux has it. Cannot fail. */
+  private *turnOff(physical: PciFunction): Task<void> {
+    if (physical.virtualFunctions === undefined || physical.virtualFunctions.known === 0) return;
+    yield* this.locked(this.forgetVirtual(physical.virtualFunctions));
+  }
+
+  private *forgetVirtual(virtual: VirtualFunctions): Task<void> {
+    for (const member of virtual.present) yield* this.forget(member);
+    virtual.known = 0;
+    virtual.turnOn(0);
+    this.changed();
   }
 
   /** Somebody else may have seen to it while this one waited for the mutex. */
@@ -109,7 +175,7 @@ export class HotPlug {
     yield* this.host.drain(member);
     this.host.forget(member);
     this.leaving.delete(member);
-    this.hidden.add(member);
+    if (!member.isVirtual) this.hidden.add(member);
     this.changed();
   }
 
@@ -153,7 +219,7 @@ export class HotPlug {
   }
 
   private *takeOut(bus: PciBus, device: number): Task<void> {
-    for (const member of bus.slot(device).reverse()) yield* this.forget(member);
+    for (const member of realFunctions(bus, device).reverse()) yield* this.forget(member);
     for (const member of this.partsOf(bus, device)) {
       if (!member.isGone) member.pullOut();
       this.hidden.delete(member);
@@ -164,11 +230,13 @@ export class HotPlug {
   private dismantle(member: PciFunction): void {
     this.host.dismantle(member);
     this.keeper.dismantled(member);
+    for (const virtual of member.virtualFunctions?.functions ?? []) this.keeper.dismantled(virtual);
   }
 
-  /** The functions of a device, and those behind them, whether software knows of them or not. */
+  /** The functions of a device, and those behind them, whether software knows of them or not; virtual ones go with theirs. */
   private partsOf(bus: PciBus, device: number): PciFunction[] {
     return [...this.host.functions, ...this.hidden].filter((member) => {
+      if (member.isVirtual) return false;
       for (let at: PciFunction | undefined = member; at !== undefined; at = at.place!.bus.bridge) {
         if (at.place!.bus === bus && at.place!.device === device) return true;
       }
@@ -179,6 +247,11 @@ export class HotPlug {
   private changed(): void {
     for (const listener of this.listeners) listener();
   }
+}
+
+/** The functions of one device that were plugged in with it. */
+function realFunctions(bus: PciBus, device: number): PciFunction[] {
+  return bus.slot(device).filter(({ isVirtual }) => !isVirtual);
 }
 
 function isBelow(member: PciFunction, bus: PciBus): boolean {

@@ -61,6 +61,7 @@ export const CAPABILITY_AF = 0x13;
 
 export const EXTENDED_AER = 0x01;
 export const EXTENDED_ACS = 0x0d;
+export const EXTENDED_ARI = 0x0e;
 export const EXTENDED_ATS = 0x0f;
 export const EXTENDED_SR_IOV = 0x10;
 export const EXTENDED_PRI = 0x13;

@@ -1,7 +1,7 @@
 // Runs in a browser.
 export { areDmaAliases, type DmaAlias, dmaAliases } from "./aliases.ts";
 export * from "./ats.ts";
-export { Bar, type BarDescription } from "./bar.ts";
+export type { Bar, BarDescription } from "./bar.ts";
 export { PciBus } from "./bus.ts";
 export * from "./capabilities.ts";
 export { ConfigSpace, type ConfigWidth } from "./config-space.ts";
@@ -28,7 +28,9 @@ export {
   saveState,
   tryResetFunction,
 } from "./reset.ts";
-export { physicalFunctionOf } from "./sr-iov.ts";
-export { devicePath, pciNodes, relative } from "./sysfs.ts";
+export { idsOf, physicalFunctionOf, type VirtualFunctions } from "./sr-iov.ts";
+export { parseBoolean } from "./sr-iov-sysfs.ts";
+export { devicePath, pciNodes } from "./sysfs.ts";
+export { relative } from "./sysfs-files.ts";
 export { TranslationCache } from "./translation-cache.ts";
 export { enableVectors, type Vectors, vectorCapacity } from "./vectors.ts";

@@ -19,6 +19,10 @@ import {
   PM_CONTROL,
   PM_NO_SOFT_RESET,
   PM_STATE,
+  SR_IOV_BASE_ADDRESS_0,
+  SR_IOV_CONTROL,
+  SR_IOV_COUNT,
+  SR_IOV_PAGE_SIZE,
 } from "./capabilities.ts";
 import type { PciFunction } from "./function.ts";
 import {
@@ -28,6 +32,7 @@ import {
   CAPABILITY_MSIX,
   CAPABILITY_PM,
   EXTENDED_ACS,
+  EXTENDED_SR_IOV,
   HEADER_SIZE,
 } from "./ids.ts";
 
@@ -56,7 +61,8 @@ export function resetMethods(member: PciFunction): ResetMethod[] {
   const power = member.capability(CAPABILITY_PM);
   if (power !== undefined && !(member.readConfig(power + PM_CONTROL, 2) & PM_NO_SOFT_RESET)) methods.push("pm");
   const { bus } = member.place!;
-  if (bus.bridge !== undefined && bus.functions.length === 1) methods.push("bus");
+  const alone = bus.functions.every((other) => other === member || other.isVirtual);
+  if (bus.bridge !== undefined && alone && !member.isVirtual) methods.push("bus");
   return methods;
 }
 
@@ -162,6 +168,13 @@ function controlRegisters(member: PciFunction): ControlRegister[] {
   }
   const msix = member.capability(CAPABILITY_MSIX);
   if (msix !== undefined) add(msix + MSIX_CONTROL, 2);
+  const virtual = member.extendedCapability(EXTENDED_SR_IOV);
+  if (virtual !== undefined) {
+    for (let index = 0; index < 6; index++) add(virtual + SR_IOV_BASE_ADDRESS_0 + 4 * index, 4);
+    add(virtual + SR_IOV_PAGE_SIZE, 4);
+    add(virtual + SR_IOV_COUNT, 2);
+    add(virtual + SR_IOV_CONTROL, 2);
+  }
   return registers;
 }
 

@@ -3,13 +3,18 @@
 import type { FileNode } from "../memory/index.ts";
 import type { Task } from "../runtime/index.ts";
 import type { AddressWindow } from "./address-window.ts";
+import { usesAri } from "./ari.ts";
+import { PlacedBar } from "./bar.ts";
 import type { PciBus } from "./bus.ts";
 import type { PciDriver } from "./drivers.ts";
 import type { PciFunction } from "./function.ts";
 import type { PciHost } from "./host.ts";
 import type { HotPlug } from "./hot-plug.ts";
-import { CLASS_CODE, DEVICE_ID, REVISION_ID, SUBSYSTEM_ID, SUBSYSTEM_VENDOR_ID, VENDOR_ID } from "./ids.ts";
+import { CLASS_CODE, REVISION_ID, SUBSYSTEM_ID, SUBSYSTEM_VENDOR_ID } from "./ids.ts";
 import { resetFunction, resetMethods } from "./reset.ts";
+import { idsOf } from "./sr-iov.ts";
+import { addVirtualFunctions } from "./sr-iov-sysfs.ts";
+import { relative, text } from "./sysfs-files.ts";
 import { command, configNode, enableNode, line, number, ueventNode } from "./sysfs-stores.ts";
 
 const busPath = "/sys/bus/pci";
@@ -57,11 +62,11 @@ function addFunction(nodes: Map<string, FileNode>, member: PciFunction, hotPlug:
   nodes.set(`${busPath}/devices/${member.name}`, { kind: "link", target: relative(`${busPath}/devices`, path) });
   add(
     "vendor",
-    text(() => hex(4, member.readConfig(VENDOR_ID, 2))),
+    text(() => hex(4, idsOf(member).vendor)),
   );
   add(
     "device",
-    text(() => hex(4, member.readConfig(DEVICE_ID, 2))),
+    text(() => hex(4, idsOf(member).device)),
   );
   add(
     "subsystem_vendor",
@@ -120,6 +125,10 @@ function addFunction(nodes: Map<string, FileNode>, member: PciFunction, hotPlug:
     text(() => `${modalias(member)}\n`),
   );
   add(
+    "ari_enabled",
+    text(() => `${usesAri(member) ? 1 : 0}\n`),
+  );
+  add(
     "uevent",
     ueventNode(0o644, () => uevent(member)),
   );
@@ -135,7 +144,10 @@ function addFunction(nodes: Map<string, FileNode>, member: PciFunction, hotPlug:
   const behind = member.place!.bus.host.buses.find(({ bridge }) => bridge === member);
   if (behind !== undefined) addSecondaryBus(add, behind);
   add("subsystem", { kind: "link", target: relative(path, busPath) });
-  if (hotPlug !== undefined) addHotPlug(add, member, hotPlug);
+  if (hotPlug !== undefined) {
+    addVirtualFunctions(add, member, hotPlug);
+    if (!member.isVirtual) addHotPlug(add, member, hotPlug);
+  }
   if (member.driver && !member.isLeavingDriver)
     add("driver", { kind: "link", target: relative(path, driverPath(member.driver)) });
   if (resetMethods(member).length > 0) {
@@ -209,24 +221,11 @@ function driverPath(driver: PciDriver): string {
   return `${busPath}/drivers/${driver.name}`;
 }
 
-function text(read: () => string, mode = 0o444): FileNode {
-  return { kind: "text", mode, read };
-}
-
 function resetNow(member: PciFunction): (argument: string) => Task<void> {
   return function* (argument) {
     yield* member.place!.bus.host.system.tasks.point();
     if (argument === "1") yield* resetFunction(member);
   };
-}
-
-/** The target of a link that lies in directory `from`, as Linux writes it: its last name is always that of `to`. */
-export function relative(from: string, to: string): string {
-  const source = from.split("/");
-  const target = to.split("/");
-  let common = 0;
-  while (common < target.length - 1 && source[common] === target[common]) common++;
-  return [...source.slice(common).map(() => ".."), ...target.slice(common)].join("/");
 }
 
 function classCode(member: PciFunction): number {
@@ -239,6 +238,8 @@ const RESOURCE_MEMORY = 0x200;
 const RESOURCE_PREFETCH = 0x2000;
 const RESOURCE_SIZE_ALIGN = 0x40000;
 const RESOURCE_MEMORY_64 = 0x100000;
+/** Of the lines: six BARs and the ROM come before. */
+const FIRST_VIRTUAL_BAR = 7;
 /** Prefetchable memory of 64 bits; the register of a bridge says so in its lowest bit. */
 const RESOURCE_WIDE_WINDOW = RESOURCE_MEMORY_64 + RESOURCE_PREFETCH + RESOURCE_MEMORY + 1;
 
@@ -248,7 +249,7 @@ function resources(member: PciFunction): string {
   const none = `${hex(0)} ${hex(0)} ${hex(0)}\n`;
   const lines: string[] = [];
   for (let index = 0; index < 13; index++) {
-    const bar = member.bars[index];
+    const bar = member.bars[index] ?? member.virtualFunctions?.bars[index - FIRST_VIRTUAL_BAR];
     if (bar === undefined) {
       lines.push(none);
       continue;
@@ -256,7 +257,8 @@ function resources(member: PciFunction): string {
     let flags = bar.typeBits + RESOURCE_SIZE_ALIGN + (bar.kind === "io" ? RESOURCE_IO : RESOURCE_MEMORY);
     if (bar.kind === "memory64") flags += RESOURCE_MEMORY_64;
     if (bar.description.prefetchable) flags += RESOURCE_PREFETCH;
-    lines.push(`${hex(bar.address)} ${hex(bar.address + bar.size - 1)} ${hex(flags)}\n`);
+    const extent = bar instanceof PlacedBar ? bar.extent : bar.size;
+    lines.push(`${hex(bar.address)} ${hex(bar.address + extent - 1)} ${hex(flags)}\n`);
   }
   const windows = member.place!.bus.host.buses.find(({ bridge }) => bridge === member)?.windows;
   if (windows !== undefined) {
@@ -283,8 +285,8 @@ function modalias(member: PciFunction): string {
   const hex = (digits: number, value: number): string => value.toString(16).toUpperCase().padStart(digits, "0");
   const code = classCode(member);
   return [
-    `pci:v${hex(8, member.readConfig(VENDOR_ID, 2))}`,
-    `d${hex(8, member.readConfig(DEVICE_ID, 2))}`,
+    `pci:v${hex(8, idsOf(member).vendor)}`,
+    `d${hex(8, idsOf(member).device)}`,
     `sv${hex(8, subsystemOf(member).vendor)}`,
     `sd${hex(8, subsystemOf(member).device)}`,
     `bc${hex(2, code >>> 16)}sc${hex(2, (code >>> 8) & 0xff)}i${hex(2, code & 0xff)}`,
@@ -297,7 +299,7 @@ function uevent(member: PciFunction): string {
   return [
     ...(member.driver && !member.isLeavingDriver ? [`DRIVER=${member.driver.name}`] : []),
     `PCI_CLASS=${classCode(member).toString(16).toUpperCase()}`,
-    `PCI_ID=${hex(member.readConfig(VENDOR_ID, 2))}:${hex(member.readConfig(DEVICE_ID, 2))}`,
+    `PCI_ID=${hex(idsOf(member).vendor)}:${hex(idsOf(member).device)}`,
     `PCI_SUBSYS_ID=${hex(subsystem.vendor)}:${hex(subsystem.device)}`,
     `PCI_SLOT_NAME=${member.name}`,
     `MODALIAS=${modalias(member)}`,

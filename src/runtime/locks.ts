@@ -163,8 +163,13 @@ export class Mutex extends Lock {
     this.queue.wake();
   }
 
+  /** The current task has it. */
+  get isMine(): boolean {
+    return this.owner !== undefined && this.owner === this.system.tasks.current;
+  }
+
   assertHeld(): void {
-    assert(this.owner !== undefined && this.owner === this.system.tasks.current, () => `${this.name} must be held`);
+    assert(this.isMine, () => `${this.name} must be held`);
   }
 }
 

@@ -136,6 +136,7 @@ export const FEATURE_MASK = 0xffff;
 export const FEATURE_GET = 0x10000;
 export const FEATURE_SET = 0x20000;
 export const FEATURE_PROBE = 0x40000;
+export const FEATURE_PCI_VF_TOKEN = 0;
 export const FEATURE_LOW_POWER_ENTRY = 3;
 export const FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP = 4;
 export const FEATURE_LOW_POWER_EXIT = 5;

@@ -1,14 +1,20 @@
 // Runs in a browser.
 import {
+  BASE_ADDRESS_0,
   CAPABILITY_LIST,
   CAPABILITY_MSI,
+  COMMAND,
+  COMMAND_MEMORY,
   type ConfigWidth,
+  DEVICE_ID,
   EXTENDED_CAPABILITIES,
   HEADER_SIZE,
   INTERRUPT_PIN,
+  idsOf,
   type PciFunction,
   STATUS,
   STATUS_CAPABILITY_LIST,
+  VENDOR_ID,
 } from "../pci/index.ts";
 import {
   type CapabilityReader,
@@ -54,6 +60,7 @@ export class ConfigMap {
     this.writable = new Uint8Array(size);
     this.shadow = member.config.bytes;
     this.declare(0, headerFields);
+    if (member.virtual !== undefined) this.declareVirtual();
     this.walkStandard();
     this.walkExtended();
     // A pin without a line of the machine behind it cannot interrupt.
@@ -83,6 +90,17 @@ export class ConfigMap {
         this.writable[base + offset + index] |= (writable >>> (8 * index)) & 0xff;
       }
     }
+  }
+
+  /** A virtual function's ids and BARs are not in its configuration space, and it always answers to memory accesses. */
+  private declareVirtual(): void {
+    const { member } = this;
+    const { vendor, device } = idsOf(member);
+    this.writeShadow(VENDOR_ID, 2, vendor);
+    this.writeShadow(DEVICE_ID, 2, device);
+    this.writeShadow(COMMAND, 2, COMMAND_MEMORY);
+    this.declare(COMMAND, [{ offset: 0, width: 2, virtual: COMMAND_MEMORY, writable: 0 }]);
+    for (const bar of member.bars) if (bar) this.writeShadow(BASE_ADDRESS_0 + 4 * bar.index, 4, bar.typeBits);
   }
 
   private add(capability: VisibleCapability): void {

@@ -17,6 +17,7 @@ import { deviceIoctl } from "./device-ioctls.ts";
 import type { HotResetOwner } from "./hot-reset.ts";
 import { iommufdOf } from "./iommufd-of.ts";
 import { type OpenDevice, openDevice } from "./open-device.ts";
+import { checkToken, TOKEN_SIZE } from "./vf-token.ts";
 
 /** One open of a device's character device. Until it is bound to an iommufd it answers EINVAL to all but BIND. */
 export class DeviceFile implements File, HotResetOwner, BoundDevice {
@@ -60,7 +61,7 @@ export class DeviceFile implements File, HotResetOwner, BoundDevice {
       case VFIO_DEVICE_DETACH:
         return yield* this.locked(() => attachments.detach(process, argument));
       default:
-        return yield* deviceIoctl(opened, this, process, request, argument);
+        return yield* deviceIoctl(opened, this.vfio, this, process, request, argument);
     }
   }
 
@@ -81,7 +82,7 @@ export class DeviceFile implements File, HotResetOwner, BoundDevice {
   /** Of a function that shares a bus reset with this one: see {@link HotResetOwner}. */
   idOf(member: PciFunction): number | undefined {
     const mine = this.attachments?.bound;
-    const other = this.vfio.siblings.get(member);
+    const other = this.vfio.companion(member);
     if (mine === undefined || other === undefined) return undefined;
     const theirs = other.bound?.iommufd;
     if (theirs?.context === mine.context) return theirs.id;
@@ -136,10 +137,9 @@ export class DeviceFile implements File, HotResetOwner, BoundDevice {
   ): Task<void> {
     const { vfio } = this;
     if (this.open) refuse(EINVAL, () => `${this.label} is bound through this file already`);
-    if (flags & BIND_FLAG_TOKEN) {
-      process.memory.read(token_uuid_ptr, new Uint8Array(16));
-      refuse(EINVAL, () => `${this.label} has no virtual functions: it takes no token`);
-    }
+    let token: Uint8Array | undefined;
+    if (flags & BIND_FLAG_TOKEN) process.memory.read(token_uuid_ptr, (token = new Uint8Array(TOKEN_SIZE)));
+    checkToken(vfio, token);
     const context = iommufdOf(process, iommufd);
     if (vfio.bound) refuse(EINVAL, () => `${this.label} is bound through another open file`);
     const bound = yield* context.bindDevice(process, vfio.device, vfio);

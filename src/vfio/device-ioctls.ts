@@ -12,12 +12,14 @@ import {
   VFIO_DEVICE_RESET,
   VFIO_DEVICE_SET_IRQS,
 } from "../uapi/index.ts";
+import type { VfioDevice } from "./device.ts";
 import { type HotResetOwner, hotReset, hotResetInfo } from "./hot-reset.ts";
 import type { OpenDevice } from "./open-device.ts";
 
 /** What a device file answers however the device was opened; ENOTTY for all else (reference 5.4). */
 export function* deviceIoctl(
   opened: OpenDevice,
+  device: VfioDevice,
   owner: HotResetOwner,
   process: Process,
   request: number,
@@ -48,7 +50,7 @@ export function* deviceIoctl(
       opened.setIoEventFd(process, argument);
       return 0;
     case VFIO_DEVICE_FEATURE:
-      opened.feature(process, argument);
+      opened.feature(device, process, argument);
       return 0;
     default:
       return refuse(ENOTTY, () => `0x${request.toString(16)} is no ioctl of a VFIO device`);

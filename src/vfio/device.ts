@@ -24,6 +24,7 @@ import { assert, ENODEV, Mutex, refuse, type System, type Task, WaitQueue } from
 import { DeviceFile } from "./device-file.ts";
 import type { VfioGroup } from "./group.ts";
 import type { OpenDevice } from "./open-device.ts";
+import { unknownToken } from "./vf-token.ts";
 
 /** Nanoseconds between two requests to close a device. */
 const REQUEST_INTERVAL = 10e9;
@@ -49,8 +50,11 @@ export class VfioDevice {
   readonly group: VfioGroup;
   /** In whose hands it is: those of one cdev's file, or of the files that its group gave out. */
   bound: BoundDevice | undefined;
-  /** Every VFIO device of the machine by its function: whom a bus reset would take along. */
+  /** Of a physical function of SR-IOV: what its virtual ones are opened with. See vf-token.ts. */
+  token: Uint8Array | undefined;
+  /** Every VFIO device of the machine by its function. */
   readonly siblings: ReadonlyMap<PciFunction, VfioDevice>;
+  private readonly onChange: ((member: PciFunction) => void) | undefined;
   private readonly closed: WaitQueue;
   private leaving = false;
   /** Open files of the character device, bound or not. */
@@ -58,9 +62,16 @@ export class VfioDevice {
 
   constructor(
     system: System,
-    options: { device: Device; number: number; group: VfioGroup; siblings: ReadonlyMap<PciFunction, VfioDevice> },
+    options: {
+      device: Device;
+      number: number;
+      group: VfioGroup;
+      siblings: ReadonlyMap<PciFunction, VfioDevice>;
+      /** It was bound, or given back. */
+      onChange?: ((member: PciFunction) => void) | undefined;
+    },
   ) {
-    const { device, number, group, siblings } = options;
+    const { device, number, group, siblings, onChange } = options;
     assert(device.pci !== undefined, () => `${device.label} is no PCI function`);
     this.system = system;
     this.member = device.pci;
@@ -68,6 +79,8 @@ export class VfioDevice {
     this.number = number;
     this.group = group;
     this.siblings = siblings;
+    this.onChange = onChange;
+    if (device.pci.virtualFunctions !== undefined) this.token = unknownToken(system);
     this.mutex = new Mutex(system, "vfio.device");
     this.closed = new WaitQueue(system, `close of ${this.name}`);
   }
@@ -128,8 +141,16 @@ export class VfioDevice {
     return () => cancel();
   }
 
-  tell(kind: string, fields: Record<string, unknown>): void {
+  /** The VFIO device of a function that a reset of its bus takes along with this one. One of a virtual function is alone. */
+  companion(member: PciFunction): VfioDevice | undefined {
+    const isAlone = member !== this.member && (member.isVirtual || this.member.isVirtual);
+    return isAlone ? undefined : this.siblings.get(member);
+  }
+
+  /** It was bound, or given back. */
+  tell(kind: "vfio.device.bind" | "vfio.device.unbind", fields: Record<string, unknown>): void {
     const { events } = this.system;
     if (events.on) events.emit({ kind, device: this.name, ...fields });
+    this.onChange?.(this.member);
   }
 }

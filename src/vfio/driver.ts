@@ -1,7 +1,7 @@
 // Runs in a browser.
 import type { Device, Group } from "../iommu/index.ts";
 import type { PciDriver, PciFunction } from "../pci/index.ts";
-import { EINVAL, IdAllocator, refuse, type System, type Task } from "../runtime/index.ts";
+import { EINVAL, ENOENT, IdAllocator, refuse, type System, type Task } from "../runtime/index.ts";
 import { VfioDevice } from "./device.ts";
 import { VfioGroup } from "./group.ts";
 
@@ -12,16 +12,30 @@ const LAST_NUMBER = 0xfffff;
 export class VfioPciDriver implements PciDriver {
   readonly name = "vfio-pci";
   readonly managesDma = true;
+  readonly virtualFunctions: NonNullable<PciDriver["virtualFunctions"]> = {
+    override: "vfio-pci",
+    permit: (physical) => {
+      if (!this.enablesVirtualFunctions)
+        refuse(ENOENT, () => `vfio-pci turns no virtual functions of ${physical.name} on: enable_sriov is N`);
+    },
+  };
+  /** Its module parameter `enable_sriov`: it lets virtual functions be turned on and off. */
+  enablesVirtualFunctions = false;
   private readonly system: System;
   private readonly deviceOf: (member: PciFunction) => Device | undefined;
+  private readonly onChange: ((member: PciFunction) => void) | undefined;
   private readonly numbers = new IdAllocator(0, LAST_NUMBER);
   private readonly byFunction = new Map<PciFunction, VfioDevice>();
   private readonly groupNumbers = new IdAllocator(0, LAST_NUMBER);
   private readonly byGroup = new Map<Group, VfioGroup>();
 
-  /** `device` finds what the IOMMU core has of a function. */
-  constructor(system: System, options: { device: (member: PciFunction) => Device | undefined }) {
+  /** `device` finds what the IOMMU core has of a function; `onChange` hears of functions that clients take and give back. */
+  constructor(
+    system: System,
+    options: { device: (member: PciFunction) => Device | undefined; onChange?: (member: PciFunction) => void },
+  ) {
     this.system = system;
+    this.onChange = options.onChange;
     this.deviceOf = options.device;
   }
 
@@ -48,7 +62,8 @@ export class VfioPciDriver implements PciDriver {
     const number = this.numbers.allocate();
     if (number === undefined) refuse(EINVAL, () => "there are no more numbers for VFIO devices");
     const group = this.groupOf(device.group!);
-    const vfio = new VfioDevice(this.system, { device, number, group, siblings: this.byFunction });
+    const { byFunction: siblings, onChange } = this;
+    const vfio = new VfioDevice(this.system, { device, number, group, siblings, onChange });
     this.byFunction.set(member, vfio);
     group.members.add(vfio);
     device.driver = this.name;

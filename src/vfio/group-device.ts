@@ -97,7 +97,7 @@ class GroupDeviceFile implements File, HotResetOwner {
       readBind(process, argument);
       refuse(EINVAL, () => `${this.label} was opened through ${this.group.label}: it is bound by that`);
     }
-    return yield* deviceIoctl(this.opening.opened, this, process, request, argument);
+    return yield* deviceIoctl(this.opening.opened, this.device, this, process, request, argument);
   }
 
   *read(_process: Process, position: number, into: Uint8Array): Task<number> {
@@ -130,7 +130,7 @@ class GroupDeviceFile implements File, HotResetOwner {
   owned(process: Process, fds: readonly number[]): (member: PciFunction) => boolean {
     const groups = fds.map((fd) => groupOfFile(process, fd));
     return (member) => {
-      const device = this.device.siblings.get(member);
+      const device = this.device.companion(member);
       return device !== undefined && groups.some((group) => group.members.has(device));
     };
   }

@@ -15,6 +15,7 @@ import type { VfioDevice } from "./device.ts";
 import type { VfioGroup } from "./group.ts";
 import { readArgument } from "./info.ts";
 import { iommufdOf } from "./iommufd-of.ts";
+import { checkToken, parseTokenOption } from "./vf-token.ts";
 
 /** The one open file of a group: what gives its devices out (reference 5.3). */
 export class GroupFile implements File {
@@ -91,14 +92,12 @@ export class GroupFile implements File {
     return 0;
   }
 
-  /** The argument is a name: that of a PCI function, and behind it options, of which no device here has any. */
+  /** The argument is a name: that of a PCI function, and behind it maybe the one option that there is, a token. */
   private *getDevice(process: Process, argument: number): Task<number> {
     const name = readText(process, argument);
     const device = this.memberOf(name);
     const options = name.slice(device.member.name.length).trim();
-    if (options !== "") {
-      refuse(EINVAL, () => `${device.label} takes no "${options}": it is no virtual function and has none`);
-    }
+    checkToken(device, options === "" ? undefined : parseTokenOption(options));
     const file = yield* this.group.openDevice(device, process);
     try {
       return process.installFileAsResult(file);

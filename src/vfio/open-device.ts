@@ -11,6 +11,7 @@ import {
   tryResetFunction,
 } from "../pci/index.ts";
 import { EINVAL, refuse, type System, type Task } from "../runtime/index.ts";
+import type { VfioDevice } from "./device.ts";
 import { deviceFeature } from "./features.ts";
 import { deviceInfo, irqInfo, regionInfo } from "./info.ts";
 import { DeviceInterrupts } from "./interrupts.ts";
@@ -90,8 +91,8 @@ export class OpenDevice {
     yield* resetFunction(this.member);
   }
 
-  feature(process: Process, argument: number): void {
-    deviceFeature(this.lowPower, process, argument);
+  feature(device: VfioDevice, process: Process, argument: number): void {
+    deviceFeature({ device, lowPower: this.lowPower }, process, argument);
   }
 
   *access(position: number, bytes: Uint8Array, direction: Direction): Task<number> {

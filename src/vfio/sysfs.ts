@@ -1,7 +1,8 @@
 // Runs in a browser.
 /** What clients see of VFIO devices under /dev and /sys (reference 5.1). */
 import type { FileNode } from "../memory/index.ts";
-import { devicePath, relative } from "../pci/index.ts";
+import { devicePath, parseBoolean, relative } from "../pci/index.ts";
+import type { Task } from "../runtime/index.ts";
 import type { VfioPciDriver } from "./driver.ts";
 import type { VfioGroup } from "./group.ts";
 
@@ -13,7 +14,7 @@ const groupClassPath = "/sys/class/vfio";
 
 /**
  * As things stand: /dev/vfio/devices/vfioN, /sys/class/vfio-dev/vfioN and `vfio-dev/vfioN` in the directory of each device;
- * /dev/vfio/GROUP and /sys/class/vfio/GROUP of each group.
+ * /dev/vfio/GROUP and /sys/class/vfio/GROUP of each group; the parameter of the driver.
  */
 export function vfioNodes(driver: VfioPciDriver): Map<string, FileNode> {
   const nodes = new Map<string, FileNode>();
@@ -44,6 +45,14 @@ export function vfioNodes(driver: VfioPciDriver): Map<string, FileNode> {
     nodes.set(`${path}/device`, { kind: "link", target: relative(path, parent) });
     nodes.set(`${path}/subsystem`, { kind: "link", target: relative(path, classPath) });
   }
+  nodes.set("/sys/module/vfio_pci/parameters/enable_sriov", {
+    kind: "text",
+    mode: 0o644,
+    read: () => `${driver.enablesVirtualFunctions ? "Y" : "N"}\n`,
+    write: function* (_process, bytes): Task<void> {
+      driver.enablesVirtualFunctions = parseBoolean(new TextDecoder().decode(bytes));
+    },
+  });
   nodes.set(groupClassPath, { kind: "directory" });
   for (const group of driver.groups) addGroup(nodes, group);
   return nodes;

@@ -79,9 +79,10 @@ export class VirtualConfig {
     return (this.map.readShadow(COMMAND, 2) & COMMAND_INTX_DISABLE) !== 0;
   }
 
-  /** Memory BARs answer: the client left decoding on, and the function is not asleep. */
+  /** Memory BARs answer: the client left decoding on, if it can be turned off, and the function is not asleep. */
   get memoryEnabled(): boolean {
-    return (this.map.readShadow(COMMAND, 2) & COMMAND_MEMORY) !== 0 && this.member.powerState < 3;
+    const decodes = this.member.isVirtual || (this.map.readShadow(COMMAND, 2) & COMMAND_MEMORY) !== 0;
+    return decodes && this.member.powerState < 3;
   }
 
   /** Both ends must be inside. */

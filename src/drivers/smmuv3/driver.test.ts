@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import {
   ALLOC_DIRTY_TRACKING,
+  ALLOC_NEST_PARENT,
   Device,
   groupNodes,
   IommuCore,
@@ -11,7 +12,7 @@ import {
 } from "../../iommu/index.ts";
 import { PhysicalMemory } from "../../memory/index.ts";
 import { readEntry } from "../../pasidtable/index.ts";
-import { EBUSY, EINVAL, ENODEV, ENXIO, EOPNOTSUPP, Refusal, System, type Task } from "../../runtime/index.ts";
+import { EBUSY, EINVAL, ENODEV, ENOSPC, ENXIO, EOPNOTSUPP, Refusal, System, type Task } from "../../runtime/index.ts";
 import { CFGI_CD, CFGI_STE, commandName, SYNC, TLBI_NH_ASID, TLBI_NH_VA } from "./commands.ts";
 import type { SmmuV3PagingDomain } from "./domain.ts";
 import { SmmuV3Driver } from "./driver.ts";
@@ -26,6 +27,11 @@ import {
   EVENTQ_CONS,
   EVENTQ_PROD,
   GBPA,
+  GERROR,
+  GERROR_EVENTQ_ABT,
+  GERROR_PRIQ_ABT,
+  GERROR_SFM,
+  GERRORN,
   IDR0,
   IDR1,
   IDR3,
@@ -197,6 +203,19 @@ describe("domains", () => {
     expect(second.label).toContain("ASID 2");
     while (instance.contexts.size < 255) domain();
     expect(errno(driver.allocatePaging(a, 0, undefined))).toBe(EBUSY);
+  });
+
+  it("take the lowest free VMID of stage 2, and ENOSPC when none is left", () => {
+    const { domain, errno, driver, a, instance } = setUp({ [IDR0]: 0x3 | (2 << 2) | (1 << 27) });
+    const [first, second] = [domain(ALLOC_NEST_PARENT), domain(ALLOC_NEST_PARENT)];
+    first.free();
+    const again = domain(ALLOC_NEST_PARENT);
+    expect(again.label).toContain("VMID 1");
+    expect(second.label).toContain("VMID 2");
+    while (instance.vmids.size < 255) domain(ALLOC_NEST_PARENT);
+    expect(errno(driver.allocatePaging(a, ALLOC_NEST_PARENT, undefined))).toBe(ENOSPC);
+    again.free();
+    expect(domain(ALLOC_NEST_PARENT).label).toContain("VMID 1");
   });
 
   it("belong to one SMMU", () => {
@@ -402,6 +421,25 @@ describe("the command queue", () => {
     hardware.write32 = () => undefined;
     run(instance.commands.sync());
     expect(told).toContain("smmuv3.command-queue.timeout");
+  });
+});
+
+describe("global errors", () => {
+  it.each([
+    ["an event queue that could not be written", GERROR_EVENTQ_ABT, /events are lost/],
+    ["a page request queue that could not be written", GERROR_PRIQ_ABT, /requests are lost/],
+    ["service failure mode", GERROR_SFM, /does not work any more/],
+    ["an MSI that was aborted", 0x20, undefined],
+  ])("are acknowledged and told: %s", (_, bit, text) => {
+    const { system, hardware, driver, instance } = setUp();
+    const told: unknown[] = [];
+    system.events.listen((event) => event.kind === "smmuv3.warning" && told.push(event.text));
+    for (let round = 0; round < 2; round++) {
+      hardware.registers.set(GERROR, hardware.read32(GERROR) ^ bit);
+      driver.handleInterrupt(instance, "gerror");
+      expect(hardware.read32(GERRORN)).toBe(hardware.read32(GERROR));
+    }
+    expect(told).toEqual(text === undefined ? [] : [expect.stringMatching(text), expect.stringMatching(text)]);
   });
 });
 

@@ -32,7 +32,8 @@ const TYPES: Readonly<Record<BridgeKind, ExpressType | undefined>> = {
 export function makeBridge(kind: BridgeKind, options: { readonly acs: boolean }): PciFunction {
   const [vendor, device] = IDS[kind];
   const type = TYPES[kind];
-  const capabilities: Capability[] = type === undefined ? [] : [express({ type })];
+  const forwardsAri = type === "rootPort" || type === "downstreamPort";
+  const capabilities: Capability[] = type === undefined ? [] : [express({ type, forwardsAri })];
   if (options.acs) capabilities.push(accessControl(ISOLATING_CONTROLS));
   return new PciFunction({ vendor, device, classCode: 0x060400, bridge: true, capabilities });
 }

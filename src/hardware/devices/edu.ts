@@ -7,7 +7,7 @@
  * that the bus refuses leaves the buffer as it was; the transfer still ends, and interrupts if it was asked to, since
  * the specification has no way to tell.
  */
-import { type Capability, msi, PciDevice } from "../../pci/index.ts";
+import { type Capability, msi, PciDevice, type PciIdentity } from "../../pci/index.ts";
 import type { System, Task } from "../../runtime/index.ts";
 
 const IDENTIFICATION = 0x00;
@@ -35,6 +35,11 @@ const FIRST_WIDE_REGISTER = 0x80;
 const BUFFER = 0x40000n;
 const BUFFER_SIZE = 4096;
 
+interface EduOptions extends Pick<PciIdentity, "virtual" | "virtualFunctions"> {
+  readonly dmaMask?: bigint;
+  readonly capabilities?: readonly Capability[];
+}
+
 export class EduDevice extends PciDevice {
   private readonly dmaMask: bigint;
   private readonly buffer = new Uint8Array(BUFFER_SIZE);
@@ -51,9 +56,9 @@ export class EduDevice extends PciDevice {
 
   /**
    * `dmaMask`: the address bits that its DMA engine drives; 28 of them by default, as the specification says.
-   * `capabilities`: more of them, behind MSI.
+   * `capabilities`: more of them, behind MSI. `virtual`, `virtualFunctions`: as of any function, see PciIdentity.
    */
-  constructor(system: System, options: { dmaMask?: bigint; capabilities?: readonly Capability[] } = {}) {
+  constructor(system: System, options: EduOptions = {}) {
     super(system, {
       vendor: 0x1234,
       device: 0x11e8,
@@ -64,6 +69,8 @@ export class EduDevice extends PciDevice {
       interruptPin: 1,
       capabilities: [msi(), ...(options.capabilities ?? [])],
       scratchGaps: true,
+      ...(options.virtual ? { virtual: true } : {}),
+      ...(options.virtualFunctions ? { virtualFunctions: options.virtualFunctions } : {}),
       bars: [
         {
           index: 0,

@@ -8,6 +8,7 @@ import { nameOf, type Path, type Report } from "./check.ts";
 import { nearest } from "./nearest.ts";
 import type { MachineInput } from "./schema.ts";
 import { type BridgeModel, type BusRange, isBridgeModel, type PciAddress, pciAddress } from "./types.ts";
+import { virtualNumbers } from "./virtual-functions.ts";
 
 export type DeviceInput = NonNullable<MachineInput["devices"]>[number];
 
@@ -164,8 +165,7 @@ function placeOnBus(
   const placed: Placed[] = [];
   const place = (index: number, input: DeviceInput, device: number, first: number): void => {
     const count = input.functions ?? 1;
-    for (let number = first; number < first + count; number++)
-      taken.set(device * FUNCTIONS_OF_A_DEVICE + number, index);
+    for (const devfn of numbersOf(input, device, first)) taken.set(devfn, index);
     const address = { bus, device, function: first };
     placed.push({ index, input, behind, address, count, multifunction: false, buses: undefined });
   };
@@ -184,16 +184,19 @@ function placeOnBus(
       `no device is at ${right}, so that nobody would find ${pciAddress(address)}; every device has a function 0`,
     );
   }
-  const slots = new Set(placed.map(({ address }) => address.device));
+  const slots = new Set([...taken.keys()].map((devfn) => Math.floor(devfn / FUNCTIONS_OF_A_DEVICE)));
+  const isFree = (input: DeviceInput, device: number): boolean =>
+    numbersOf(input, device, 0).every((devfn) => !slots.has(Math.floor(devfn / FUNCTIONS_OF_A_DEVICE)));
   for (const [index, input] of entries) {
     if (input.address !== undefined) continue;
     let device = seats.first;
-    while (slots.has(device)) device++;
+    while (device <= seats.last && !isFree(input, device)) device++;
     if (device > seats.last) {
       report(["devices", index], noPlace(index, bus, behind, seats));
       break;
     }
-    slots.add(device);
+    if (!reachable(["devices", index, "virtualFunctions"], input, device, 0, report)) continue;
+    for (const devfn of numbersOf(input, device, 0)) slots.add(Math.floor(devfn / FUNCTIONS_OF_A_DEVICE));
     place(index, input, device, 0);
   }
   for (const one of placed) {
@@ -211,15 +214,50 @@ function noPlace(index: number, bus: number, behind: Placed | undefined, { first
   return `devices[${index}] has no place: all of ${from} to ${to} are taken; a bus holds ${DEVICES_ON_A_BUS} devices`;
 }
 
+/** The numbers on its bus of the functions of an entry, and of their virtual ones. */
+function numbersOf(input: DeviceInput, device: number, first: number): number[] {
+  const { total, offset, stride } = virtualNumbers(input);
+  const own = Array.from(
+    { length: input.functions ?? 1 },
+    (_, number) => device * FUNCTIONS_OF_A_DEVICE + first + number,
+  );
+  return own.flatMap((devfn) => [
+    devfn,
+    ...Array.from({ length: total }, (_, index) => devfn + offset + index * stride),
+  ]);
+}
+
+/** Whether the numbers of all virtual functions differ, and are numbers of one bus. */
+function reachable(path: Path, input: DeviceInput, device: number, first: number, report: Report): boolean {
+  const numbers = numbersOf(input, device, first);
+  const last = Math.max(...numbers);
+  if (last >= DEVICES_ON_A_BUS * FUNCTIONS_OF_A_DEVICE) {
+    report(
+      path,
+      `${nameOf(path)} go up to number ${last}; a bus has 255, so fewer, or a smaller offset or stride is right`,
+    );
+    return false;
+  }
+  if (new Set(numbers).size < numbers.length) {
+    report(
+      path,
+      `${nameOf(path)} of two functions are in the same places; another offset or stride, or none, is right`,
+    );
+    return false;
+  }
+  return true;
+}
+
 /** Whether the entry's functions are free, and there are so many. */
 function fits(
   index: number,
-  { functions: count = 1 }: DeviceInput,
+  input: DeviceInput,
   address: PciAddress,
   taken: ReadonlyMap<number, number>,
   path: Path,
   report: Report,
 ): boolean {
+  const { functions: count = 1 } = input;
   if (address.function + count > FUNCTIONS_OF_A_DEVICE) {
     const most = FUNCTIONS_OF_A_DEVICE - address.function;
     report(
@@ -228,10 +266,12 @@ function fits(
     );
     return false;
   }
-  for (let number = address.function; number < address.function + count; number++) {
-    const other = taken.get(address.device * FUNCTIONS_OF_A_DEVICE + number);
+  if (!reachable(["devices", index, "virtualFunctions"], input, address.device, address.function, report)) return false;
+  for (const devfn of numbersOf(input, address.device, address.function)) {
+    const other = taken.get(devfn);
     if (other === undefined) continue;
-    const place = pciAddress({ ...address, function: number });
+    const number = devfn % FUNCTIONS_OF_A_DEVICE;
+    const place = pciAddress({ ...address, device: Math.floor(devfn / FUNCTIONS_OF_A_DEVICE), function: number });
     report(
       path,
       `devices[${index}] and devices[${other}] are both at ${place}; another address, or none for an automatic one, is right`,

@@ -55,9 +55,14 @@ function inputOf(one: FunctionDescription, present: readonly FunctionDescription
   return {
     model: one.model,
     address: pciAddress(one.address),
-    ...("buses" in one ? { name: one.name } : { driver: "none" }),
+    ...("buses" in one ? { name: one.name } : { driver: "none", ...virtualInput(one) }),
     ...(behind === undefined ? { iommu: one.iommu ?? "none" } : { behind }),
   };
+}
+
+function virtualInput({ virtualFunctions: virtual }: DeviceDescription): Pick<DeviceInput, "virtualFunctions"> {
+  if (virtual === undefined) return {};
+  return { virtualFunctions: { total: virtual.total, offset: virtual.offset, stride: virtual.stride } };
 }
 
 function nameAt(address: PciAddress, present: readonly FunctionDescription[]): string | undefined {

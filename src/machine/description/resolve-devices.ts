@@ -17,6 +17,7 @@ import {
   type RegionDescription,
 } from "./types.ts";
 import { bytes, hex, PHYSICAL_END } from "./units.ts";
+import { resolveVirtualFunctions } from "./virtual-functions.ts";
 
 type EndpointModel = Exclude<DeviceInput["model"], BridgeModel>;
 
@@ -43,9 +44,11 @@ export function resolveDevices(
     if (isBridgeModel(input.model)) bridges.push(resolveBridge(placed, input.model, iommu, report));
     else devices.push(...resolveFunctions(placed, input.model, iommu, report));
   }
-  const wanted = devices.length * LARGEST_BAR + bridges.length * LEAST_WINDOW;
+  const virtual = devices.reduce((sum, { virtualFunctions }) => sum + (virtualFunctions?.total ?? 0), 0);
+  const wanted = (devices.length + virtual) * LARGEST_BAR + bridges.length * LEAST_WINDOW;
   if (wanted > REGISTER_SPACE) {
-    const have = `${devices.length} device functions and ${bridges.length} bridges`;
+    const also = virtual === 0 ? "" : `, ${virtual} virtual ones`;
+    const have = `${devices.length} device functions${also} and ${bridges.length} bridges`;
     report(
       ["devices"],
       `there are ${have}; their registers have ${REGISTER_SPACE} MiB, 1 for a function and 2 for a bridge`,
@@ -67,6 +70,7 @@ const NOT_OF_BRIDGES = [
   "defaultDomain",
   "reserved",
   "canStall",
+  "virtualFunctions",
   "options",
 ] as const;
 
@@ -129,6 +133,7 @@ function resolveFunctions(
     reserved: resolveReserved(input, path, iommu, report),
     canStall: resolveStalls(input, path, iommu, report, model === "copy-engine"),
     capabilities,
+    virtualFunctions: resolveVirtualFunctions(input, model, path, iommu, report),
   };
   return Array.from({ length: count }, (_, number) => ({
     ...shared,
@@ -192,7 +197,8 @@ function resolveDriver(
   return obstacles["vfio-pci"] === undefined ? "vfio-pci" : undefined;
 }
 
-function whyNotVfio(iommu: IommuDescription | undefined): string | undefined {
+/** What keeps vfio-pci from a device behind that IOMMU, if anything. */
+export function whyNotVfio(iommu: IommuDescription | undefined): string | undefined {
   if (iommu === undefined) return "the device has no IOMMU";
   return iommu.kind === "virtio-iommu" || iommu.features.coherent ? undefined : `${iommu.name} is not coherent`;
 }
@@ -284,7 +290,9 @@ function resolveCapabilities(
   const input = device.capabilities ?? {};
   const pasids = model === "copy-engine" ? 16 : 0;
   const { flr = false, acs = false, ats = false, pri = false, pasid = pasids } = input;
-  const extended = Object.entries({ flr, acs, ats, pri, pasid }).find(([, value]) => value)?.[0];
+  const virtualFunctions = device.virtualFunctions !== undefined;
+  const needed = { flr, acs, ats, pri, pasid, virtualFunctions };
+  const extended = Object.entries(needed).find(([, value]) => value)?.[0];
   if (input.express === false && extended) {
     report(
       [...path, "express"],

@@ -9,6 +9,7 @@ import {
   type PciAddress,
   type PlatformDescription,
   pciAddress,
+  virtualPlaces,
 } from "./types.ts";
 import { hex } from "./units.ts";
 
@@ -91,6 +92,9 @@ function pciOwners(functions: readonly FunctionDescription[], { name }: IommuDes
 /** A bridge from PCI Express to conventional PCI gives what is behind it the number of device 0 there. */
 function requesterIds(one: FunctionDescription): number[] {
   const own = requesterId(one.address);
+  if ("driver" in one && one.virtualFunctions !== undefined) {
+    return [own, ...virtualPlaces(one.address, one.virtualFunctions).map(requesterId)];
+  }
   if (one.model !== "pcie-to-pci-bridge") return [own];
   return [own, requesterId({ bus: one.buses.first, device: 0, function: 0 })];
 }

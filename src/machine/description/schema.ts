@@ -276,6 +276,46 @@ export const machineSchema = {
             enum: ["dma", "identity"],
           },
           reserved,
+          virtualFunctions: {
+            description: "edu: the virtual functions that each of its functions can have (SR-IOV).",
+            type: "object",
+            additionalProperties: false,
+            required: ["total"],
+            properties: {
+              total: { description: "How many there can be.", type: "integer", minimum: 1, maximum: 255 },
+              enabled: {
+                description: "How many are on at power-up. 0 if absent.",
+                type: "integer",
+                minimum: 0,
+                maximum: 255,
+              },
+              offset: {
+                description:
+                  "From the number of the function to that of its first virtual one. As many as there are functions, if absent.",
+                type: "integer",
+                minimum: 1,
+                maximum: 255,
+              },
+              stride: {
+                description:
+                  "From the number of a virtual function to that of the next. As many as there are functions, if absent.",
+                type: "integer",
+                minimum: 1,
+                maximum: 255,
+              },
+              device: {
+                description: "Their device id. That of the model, if absent.",
+                type: "integer",
+                minimum: 0,
+                maximum: 0xfffe,
+              },
+              driver: {
+                description:
+                  "The driver bound to those that are on at power-up: vfio-pci (the default, behind an IOMMU), edu or none.",
+                enum: ["vfio-pci", "edu", "none"],
+              },
+            },
+          },
           canStall: {
             description:
               "An access without translation waits until software answers: the firmware's dma-can-stall. Needs an smmuv3. True for a copy-engine behind one, else false, if absent.",

@@ -143,6 +143,20 @@ interface AnyFunctionDescription {
   readonly iommu: string | undefined;
 }
 
+/** What an SR-IOV capability says of virtual functions, and what becomes of them. */
+export interface VirtualFunctionsDescription {
+  readonly total: number;
+  /** How many of them are on at power-up: the first ones. */
+  readonly enabled: number;
+  /** Between requester ids: from the function to its first virtual one, and from each to the next. */
+  readonly offset: number;
+  readonly stride: number;
+  /** Their device id. */
+  readonly device: number;
+  /** The driver bound to those that are on at power-up, if any. */
+  readonly driver: "vfio-pci" | "edu" | undefined;
+}
+
 interface AnyDeviceDescription extends AnyFunctionDescription {
   /** The driver bound to it, if any. */
   readonly driver: "vfio-pci" | "uacce" | "edu" | undefined;
@@ -155,6 +169,8 @@ interface AnyDeviceDescription extends AnyFunctionDescription {
   /** The firmware says so: an access without translation waits until software answers. */
   readonly canStall: boolean;
   readonly capabilities: CapabilityDescription;
+  /** With SR-IOV. */
+  readonly virtualFunctions: VirtualFunctionsDescription | undefined;
 }
 
 /** A device that only the firmware tells of. */
@@ -207,6 +223,17 @@ export interface EduOptions {
 
 export interface CopyEngineOptions {
   readonly queues: number;
+}
+
+/** Where the virtual functions of a function at `address` are. On the same bus, as the description was checked. */
+export function virtualPlaces(
+  { bus, device, function: number }: PciAddress,
+  { total, offset, stride }: Pick<VirtualFunctionsDescription, "total" | "offset" | "stride">,
+): PciAddress[] {
+  return Array.from({ length: total }, (_, index) => {
+    const devfn = device * 8 + number + offset + index * stride;
+    return { bus, device: Math.floor(devfn / 8), function: devfn % 8 };
+  });
 }
 
 /** `"00:01.0"`. */
