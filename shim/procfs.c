@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Behind "/proc/PID/" or "/proc/self/"; NULL for other paths. */
+/* Behind "/proc/PID/", "/proc/self/" or "/proc/thread-self/"; NULL for other paths. */
 static const char *in_process(const char *path, pid_t *pid)
 {
 	if (strncmp(path, "/proc/", 6) != 0)
@@ -21,20 +21,26 @@ static const char *in_process(const char *path, pid_t *pid)
 		*pid = getpid();
 		return path + 11;
 	}
+	if (strncmp(path + 6, "thread-self/", 12) == 0) {
+		*pid = (pid_t)raw(SYS_gettid);
+		return path + 18;
+	}
 	*pid = (pid_t)strtol(path + 6, &end, 10);
 	return end > path + 6 && *end == '/' ? end + 1 : NULL;
 }
 
-/* "fail-nth", or "task/TID/fail-nth". */
-static bool is_fail_nth(const char *name)
+/* The thread that "fail-nth" or "task/TID/fail-nth" of process `pid` is about; 0 for other names. */
+static pid_t thread_to_fail(const char *name, pid_t pid)
 {
+	pid_t thread = pid;
 	if (strncmp(name, "task/", 5) == 0) {
-		name += 5;
-		name += strspn(name, "0123456789");
-		if (*name++ != '/')
-			return false;
+		char *end;
+		thread = (pid_t)strtol(name + 5, &end, 10);
+		if (end == name + 5 || *end != '/')
+			return 0;
+		name = end + 1;
 	}
-	return strcmp(name, "fail-nth") == 0;
+	return strcmp(name, "fail-nth") == 0 && raw(SYS_tgkill, getpid(), thread, 0) == 0 ? thread : 0;
 }
 
 /* Adds `pages` to the number of a line such as "VmPin:\t       0 kB\n", in place. */
@@ -85,8 +91,9 @@ bool open_process_file(const char *path, int flags, int *fd)
 	const char *name = in_process(path, &pid);
 	if (likely(name == NULL))
 		return false;
-	if (is_fail_nth(name)) {
-		long opened = open_in_host("/proc/fail-nth", flags, 0);
+	pid_t thread = thread_to_fail(name, pid);
+	if (thread != 0) {
+		long opened = open_about(thread, "/proc/fail-nth", flags, 0);
 		if (opened == -ENOENT)
 			return false;
 		*fd = (int)with_errno(opened);

@@ -46,7 +46,11 @@ struct uiommu_hello {
 	uint64_t inode;       /* of the socket: names the open file (HELLO_OPEN, HELLO_ADOPT) */
 	uint32_t pid;         /* as the program knows it */
 	uint32_t flags;       /* of open(2) */
-	uint32_t token;       /* of the reply (HELLO_ADOPT); the socket's descriptor (HELLO_PRIMARY), which tells the process */
+	/*
+	 * Of the reply (HELLO_ADOPT); the socket's descriptor (HELLO_PRIMARY), which tells the process; the thread that speaks
+	 * (HELLO_CONTROL), or that `path` is about (HELLO_OPEN).
+	 */
+	uint32_t token;
 	uint32_t path_length; /* bytes that follow */
 };
 

@@ -86,6 +86,8 @@ long connect_to_host(int flags);
  */
 long request_host(struct uiommu_request *request, const void *out, void *in, size_t in_length, int fd);
 long open_in_host(const char *path, int flags, mode_t mode);
+/* Likewise a file that there is for each thread. */
+long open_about(pid_t thread, const char *path, int flags, mode_t mode);
 long describe_file(uint64_t inode, struct uiommu_description *description);
 void sync_with_host(int fd);
 /* A descriptor of the file `inode` was closed. If it was the last one the file is released when this returns, as in Linux. */

@@ -209,7 +209,7 @@ static long control_connection(enum uiommu_hello_kind kind)
 		return fd;
 	struct uiommu_hello hello = hello_of(kind);
 	struct stat status;
-	hello.token = (uint32_t)fd;
+	hello.token = (uint32_t)(kind == HELLO_CONTROL ? raw(SYS_gettid) : fd);
 	hello.inode = raw(SYS_fstat, fd, &status) == 0 ? status.st_ino : 0;
 	long result = send_all((int)fd, &hello, sizeof(hello), NULL, 0);
 	if (result == 0)
@@ -519,7 +519,9 @@ static long install_file(const struct uiommu_reply *reply)
 	return fd;
 }
 
-long open_in_host(const char *path, int flags, mode_t mode)
+long open_in_host(const char *path, int flags, mode_t mode) { return open_about(0, path, flags, mode); }
+
+long open_about(pid_t thread, const char *path, int flags, mode_t mode)
 {
 	long result = begin();
 	if (result < 0)
@@ -527,6 +529,7 @@ long open_in_host(const char *path, int flags, mode_t mode)
 	uint32_t reply_flags;
 	struct uiommu_hello hello = hello_of(HELLO_OPEN);
 	hello.flags = (uint32_t)flags;
+	hello.token = (uint32_t)thread;
 	hello.path_length = (uint32_t)strlen(path);
 	result = make_file(&hello, path, (flags & O_CLOEXEC) != 0, &reply_flags);
 	if (result < 0)

@@ -23,6 +23,8 @@ export class Connection {
   private readonly fd: number;
   /** The address space that speaks here; undefined before the hello. */
   client: ClientProcess | undefined;
+  /** Whose calls come here; of a file connection, the thread that its path is about; 0: none. */
+  thread = 0;
   /** True: the end of this connection is the end of the client. */
   isPrimary = false;
   /** The open file that this connection is; undefined for a control connection. */

@@ -1,4 +1,4 @@
-import { chmodSync, mkdtempSync, readdirSync, realpathSync, rmSync, statSync } from "node:fs";
+import { chmodSync, mkdtempSync, readdirSync, realpathSync, rmdirSync, rmSync, statSync, unlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SetupError } from "./build.ts";
@@ -46,6 +46,21 @@ function removeStale(parent: string): void {
     } catch {
       // Another host removes it at the same time, or it is not ours.
     }
+  }
+}
+
+/** With all that is in it. Asks the computer less than rmSync(): a program that ended waits for it. Cannot fail. */
+export function removeDirectory(directory: string): void {
+  try {
+    for (const entry of readdirSync(directory, { withFileTypes: true })) {
+      const path = `${directory}/${entry.name}`;
+      if (entry.isDirectory()) removeDirectory(path);
+      else unlinkSync(path);
+    }
+    rmdirSync(directory);
+  } catch {
+    // Somebody else changes it at the same time.
+    rmSync(directory, { recursive: true, force: true });
   }
 }
 

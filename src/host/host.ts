@@ -11,7 +11,7 @@
  * no message of ours ends that connection and nothing else.
  */
 import { randomBytes } from "node:crypto";
-import { chmodSync, rmSync } from "node:fs";
+import { chmodSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import type { File, FileNode, FileTree, PhysicalMemory, User } from "../memory/index.ts";
@@ -20,7 +20,7 @@ import { findShim, type ShimFiles } from "./build.ts";
 import { type Call, endedCall } from "./call.ts";
 import { ClientProcess } from "./client.ts";
 import { type Arrival, Connection } from "./connection.ts";
-import { makePrivateDirectory } from "./directory.ts";
+import { makePrivateDirectory, removeDirectory } from "./directory.ts";
 import { EventFds } from "./event-fds.ts";
 import { type Description, O_ACCMODE, O_RDONLY, O_RDWR, OpenFile, TextFile } from "./open-file.ts";
 import { processOf } from "./process-of.ts";
@@ -156,7 +156,7 @@ export class Host {
     this.tree.close();
     this.events.close();
     await closed;
-    rmSync(this.directory, { recursive: true, force: true });
+    removeDirectory(this.directory);
   }
 
   // Connections
@@ -291,11 +291,13 @@ export class Host {
         this.replies.send(connection, 0);
         return size;
       case wire.HELLO_CONTROL:
+        connection.thread = hello.token;
         this.replies.send(connection, 0);
         return size;
       case wire.HELLO_OPEN:
         if (this.files.has(inode)) return -1;
         connection.isFile = true;
+        connection.thread = hello.token;
         this.open(connection, client, inode, bytes.toString("utf8", at + wire.Hello.size, at + size), hello.flags);
         return size;
       case wire.HELLO_ADOPT: {
@@ -356,7 +358,7 @@ export class Host {
       else if (connection.isClosed) this.release(outcome.value);
       else this.publish(connection, inode, outcome.value, describeNode(node as FileNode, path, flags, outcome.value));
     };
-    this.requests.start(`open ${path}`, () => openNode(node, path, client), done, client);
+    this.requests.start(`open ${path}`, () => openNode(node, path, client, connection.thread), done, connection);
   }
 
   /** @internal */
@@ -415,10 +417,10 @@ function throwLater(error: unknown): void {
   });
 }
 
-function* openNode(node: FileNode | undefined, path: string, client: ClientProcess): Task<File> {
+function* openNode(node: FileNode | undefined, path: string, client: ClientProcess, thread: number): Task<File> {
   switch (node?.kind) {
     case "device":
-      return yield* node.open(client);
+      return yield* node.open(client, thread);
     case "text":
       if (node.write === undefined) return refuse(EACCES, () => `${path} cannot be written`);
       return new TextFile(path, node);

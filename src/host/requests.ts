@@ -21,10 +21,10 @@ import {
 import { type Call, endedCall } from "./call.ts";
 import type { ClientProcess } from "./client.ts";
 import type { Arrival, Connection } from "./connection.ts";
+import { USER_END } from "./maps.ts";
 import type { OpenFile } from "./open-file.ts";
 import * as wire from "./protocol.ts";
 import type { Replies } from "./replies.ts";
-import { USER_END } from "./vmas.ts";
 import type { Windows } from "./windows.ts";
 
 const { offsets } = wire.Request;
@@ -194,7 +194,7 @@ export class Requests {
         }
         this.finish(connection, client, openFile, outcome, dirty);
       },
-      client,
+      connection,
     );
     if (!done) {
       blocked = true;
@@ -311,11 +311,13 @@ export class Requests {
     name: string,
     code: () => Task<T>,
     done: (outcome: Outcome<T>) => void = () => undefined,
-    client?: ClientProcess,
+    caller?: Connection,
   ): void {
     const { tasks } = this.host.served.system;
     try {
-      tasks.spawn(name, code(), done).client = client;
+      const task = tasks.spawn(name, code(), done);
+      task.client = caller?.client;
+      task.thread = caller?.thread ?? 0;
       tasks.drain();
     } catch (error) {
       this.host.onBug(error);

@@ -271,6 +271,15 @@ describe("read and write", () => {
     expect([world.memory.pinnedFrames, world.process.user.lockedPages]).toEqual([0, 0]);
   });
 
+  it("read slowly what the process may only read by now: in one page yes, in two no", () => {
+    const { world, user, va } = attached({ pins: false });
+    world.process.memory.protect(va, 2, { writable: false });
+    const read = (iova: bigint) =>
+      user.attempt(() => user.access.read(world.process, iova, new Uint8Array(2), { slow: true }));
+    const write = () => user.attempt(() => user.access.write(world.process, IOVA, new Uint8Array(2), { slow: true }));
+    expect([read(IOVA), read(IOVA + 0xfffn), write()]).toEqual(["", "EFAULT", "EFAULT"]);
+  });
+
   it("of another process's memory go through its frames, and end when it is gone", () => {
     const { world, user } = attached({ pins: false });
     const child = world.process.fork();

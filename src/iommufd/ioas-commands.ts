@@ -17,22 +17,18 @@ export function ioasAlloc(call: CallOf<"IOAS_ALLOC">): undefined {
   });
 }
 
-/** Writes as many ranges as the client has room for, and how many there are. EMSGSIZE if that is more. */
+/** Writes as many ranges as the client has room for, one by one, and how many there are. EMSGSIZE if that is more. */
 export function ioasIovaRanges(call: CallOf<"IOAS_IOVA_RANGES">): undefined {
   const { context, command, process } = call;
   refuseReserved(command.reserved);
   const { space } = context.objects.find(command.ioas_id, Ioas);
   const room = command.num_iovas;
   const ranges = space.usableRanges();
-  const shown = ranges.slice(0, room);
-  if (shown.length > 0) {
-    const bytes = new Uint8Array(shown.length * IovaRangeStruct.size);
-    shown.forEach((range, index) => {
-      const entry = new IovaRangeStruct(bytes.subarray(index * IovaRangeStruct.size));
-      entry.start = range.start;
-      entry.last = range.last;
-    });
-    process.memory.write(command.allowed_iovas, bytes);
+  for (const [index, { start, last }] of ranges.slice(0, room).entries()) {
+    const entry = new IovaRangeStruct();
+    entry.start = start;
+    entry.last = last;
+    process.memory.write(entryAddress(command.allowed_iovas, index), entry.$bytes);
   }
   command.num_iovas = ranges.length;
   command.out_iova_alignment = BigInt(space.alignment);
@@ -85,6 +81,10 @@ export function refuseReserved(reserved: number): void {
 
 function readRange(memory: AddressSpace, array: bigint, index: number): IovaRange {
   const entry = new IovaRangeStruct();
-  memory.read(BigInt.asUintN(64, array + BigInt(index * IovaRangeStruct.size)), entry.$bytes);
+  memory.read(entryAddress(array, index), entry.$bytes);
   return { start: entry.start, last: entry.last };
+}
+
+function entryAddress(array: bigint, index: number): bigint {
+  return BigInt.asUintN(64, array + BigInt(index * IovaRangeStruct.size));
 }

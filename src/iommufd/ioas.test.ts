@@ -115,6 +115,9 @@ describe("IOAS_IOVA_RANGES", () => {
       [0x4000n, 0x7fffn],
       [0n, 0n],
     ]);
+    const edge = world.pages(1) + 4096 - 16;
+    expect(world.call("IOAS_IOVA_RANGES", { ioas_id: ioas, num_iovas: 2, allowed_iovas: edge }).errno).toBe("EFAULT");
+    expect(readRanges(world, edge, 1)).toEqual([[0n, 0xfffn]]);
   });
 
   it.each([

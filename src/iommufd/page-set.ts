@@ -150,6 +150,9 @@ export interface PlaceInPages {
   readonly slow: boolean;
 }
 
+/** Copies a contiguous part: its physical address, and which of the bytes it is. */
+type Copy = (physical: number, from: number, to: number) => void;
+
 /** Consecutive pages with the same number of users, and their frames. */
 interface Segment {
   readonly first: number;
@@ -291,7 +294,8 @@ export class PageSet {
       return;
     }
     const { memory } = this.context;
-    this.throughFrames(place, into.length, (physical, from, to) => memory.read(physical, into.subarray(from, to)));
+    const copy: Copy = (physical, from, to) => memory.read(physical, into.subarray(from, to));
+    this.throughFrames(place, into.length, false, copy);
   }
 
   /** The same for writing; only to a page set that is writable. */
@@ -301,23 +305,20 @@ export class PageSet {
       return;
     }
     const { memory } = this.context;
-    this.throughFrames(place, bytes.length, (physical, from, to) => memory.write(physical, bytes.subarray(from, to)));
+    const copy: Copy = (physical, from, to) => memory.write(physical, bytes.subarray(from, to));
+    this.throughFrames(place, bytes.length, true, copy);
   }
 
   private isReachedDirectly({ caller, slow }: PlaceInPages): boolean {
     return !slow && caller.memory === this.source.addressSpace;
   }
 
-  /** `copy` gets each contiguous part: its physical address, and which of the bytes it is. Pins for that time only. */
-  private throughFrames(
-    { page, offset, caller }: PlaceInPages,
-    length: number,
-    copy: (physical: number, from: number, to: number) => void,
-  ): void {
+  /** `copy` gets each contiguous part. Pins for that time only. */
+  private throughFrames({ page, offset, caller }: PlaceInPages, length: number, writes: boolean, copy: Copy): void {
     const last = page + Math.floor((offset + length - 1) / PAGE_SIZE);
     const borrowed: FrameRun[] = [];
     try {
-      const runs = this.borrow(page, last, caller, borrowed);
+      const runs = this.borrow(page, last, writes, caller, borrowed);
       let done = 0;
       for (const { pfn, count } of runs) {
         const skip = done === 0 ? offset : 0;
@@ -331,12 +332,13 @@ export class PageSet {
   }
 
   /** Frames of pages; those that nobody has pinned are pinned, into `borrowed`, and charged to nobody. */
-  private borrow(first: number, last: number, caller: Process, borrowed: FrameRun[]): FrameRun[] {
+  private borrow(first: number, last: number, writes: boolean, caller: Process, borrowed: FrameRun[]): FrameRun[] {
     const { source, segments } = this;
-    // A page alone is asked of its process, also where it is pinned; that of a process that is gone only if it is.
+    // A page alone is asked of its process, for what is done now, also where it is pinned; that of a process that is gone
+    // only if it is.
     if (first === last && source.addressSpace?.alive) {
       this.context.system.failures.point("iommufd.pages.copy", EINVAL);
-      borrowed.push(...source.addressSpace.pin(first, 1, this.writable));
+      borrowed.push(...source.addressSpace.pin(first, 1, writes));
       return borrowed;
     }
     const runs: FrameRun[] = [];

@@ -9,14 +9,19 @@ function setUp() {
   const process = new LibraryProcess(system, machine.memory);
   const node = machine.files.nodes.get("/proc/fail-nth");
   if (node?.kind !== "device") throw new Error("no fail-nth");
-  const file = system.run("open", node.open(process));
-  const write = (text: string): number => system.run("write", file.write!(process, 0, new TextEncoder().encode(text)));
-  const read = (): string => {
-    const bytes = new Uint8Array(16);
-    return new TextDecoder().decode(bytes.subarray(0, system.run("read", file.read!(process, 0, bytes))));
+  const openFor = (thread: number) => {
+    const file = system.run("open", node.open(process, thread));
+    const write = (text: string): number =>
+      system.run("write", file.write!(process, 0, new TextEncoder().encode(text)));
+    const read = (): string => {
+      const bytes = new Uint8Array(16);
+      return new TextDecoder().decode(bytes.subarray(0, system.run("read", file.read!(process, 0, bytes))));
+    };
+    return { read, write, close: () => system.run("close", file.release()) };
   };
+  const { read, write } = openFor(0);
   /** The place, counted from 1, at which a call of `client` fails that passes `places`; 0 if it does not. */
-  const failsAt = (client: object | undefined, places: number): number => {
+  const failsAt = (client: object | undefined, places: number, thread = 0): number => {
     let passed = 0;
     const call = function* () {
       for (; passed < places; passed++) system.failures.point("a place");
@@ -25,13 +30,14 @@ function setUp() {
     try {
       const task = system.tasks.spawn("call", call(), () => undefined);
       task.client = client;
+      task.thread = thread;
       system.tasks.drain();
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
     }
     return passed + 1;
   };
-  return { machine, process, write, read, failsAt };
+  return { machine, process, openFor, write, read, failsAt };
 }
 
 describe("fail-nth", () => {
@@ -54,6 +60,15 @@ describe("fail-nth", () => {
     expect(read()).toBe("1\n");
     write("0");
     expect(read()).toBe("0\n");
+  });
+
+  test("counts for each thread apart, and on when the file is closed", () => {
+    const { process, openFor, read, failsAt } = setUp();
+    const file = openFor(7);
+    expect([file.write("0x2"), file.read(), read()]).toEqual([3, "2\n", "0\n"]);
+    file.close();
+    expect([failsAt(process, 3), failsAt(process, 3, 8), failsAt(process, 3, 7)]).toEqual([0, 0, 2]);
+    expect(openFor(7).read()).toBe("0\n");
   });
 
   test("refuses what is no number", () => {

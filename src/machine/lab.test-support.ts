@@ -100,11 +100,11 @@ export class Lab {
   }
 
   /** What a function of the machine reads at an address by DMA; undefined if it is refused. */
-  dma(index: number, address: number): number | undefined {
+  dma(index: number, address: number, pasid?: number): number | undefined {
     const pci = this.machine.devices[index].pci!;
     pci.writeConfig(4, 2, 6);
     const bytes = new Uint8Array(1);
-    const reaches = this.machine.system.run("DMA", pci.dma.read(BigInt(address), bytes));
+    const reaches = this.machine.system.run("DMA", pci.dma.read(BigInt(address), bytes, pasid));
     return reaches ? bytes[0] : undefined;
   }
 }

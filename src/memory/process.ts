@@ -150,7 +150,8 @@ export type FileNode =
       readonly major: number;
       readonly minor: number;
       readonly mode: number;
-      readonly open: (process: Process) => Task<File>;
+      /** `thread`: of the process, whom the path that the file was opened by is about; 0 if about none. */
+      readonly open: (process: Process, thread?: number) => Task<File>;
     };
 
 /** The files that clients see. Whoever shows them listens to what changes. */

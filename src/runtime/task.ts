@@ -69,6 +69,8 @@ export class TaskHandle<T = unknown> {
   held: HeldLock[] = [];
   /** On whose behalf it runs, if anybody's: the process whose call it executes. */
   client: object | undefined;
+  /** Which thread of that process; 0 where nobody asks. */
+  thread = 0;
   /** Set when done. */
   outcome: Outcome<T> | undefined;
   /** Where it waits; undefined while it is ready, running or done. */

@@ -48,6 +48,10 @@ class TestDmaBuf implements File, DmaBuf {
     return refuse(ENOTTY, () => `0x${request.toString(16)}: ${this.label} has no ioctls`);
   }
 
+  mmap(): never {
+    return refuse(EINVAL, () => `${this.label} is only for devices`);
+  }
+
   *release(): Task<void> {
     this.open = false;
     this.freeIfUnused();

@@ -7,8 +7,16 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { SmmuV3, smmuFeatures } from "../../hardware/smmuv3/index.ts";
 import { Cpu, Device, Sva, type SvaHandle } from "../../iommu/index.ts";
+import {
+  changeSpace,
+  checkPerson,
+  forkPerson,
+  isAllowed,
+  type Person,
+  spaceChange,
+} from "../../iommu/space-changes.test-support.ts";
 import { LibraryProcess, PAGE_SIZE } from "../../memory/index.ts";
-import { Refusal, type Task } from "../../runtime/index.ts";
+import type { Task } from "../../runtime/index.ts";
 import type { SmmuV3Instance } from "./instance.ts";
 import { modelWorld } from "./on-model.test-support.ts";
 
@@ -17,23 +25,17 @@ const DEVICES = 3;
 /** Across the border of two tables of level 3. */
 const addressOf = (page: number): number => (0x3_fffd + page) * PAGE_SIZE;
 
-const page = fc.nat(PAGES - 1);
-const count = fc.integer({ min: 1, max: 3 });
 const who = fc.nat();
 const device = fc.nat(DEVICES - 1);
 const step = fc.oneof(
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant("map" as const), who, page, count, writable: fc.boolean() }) },
-  fc.record({ kind: fc.constant("protect" as const), who, page, count, writable: fc.boolean() }),
-  fc.record({ kind: fc.constantFrom("unmap" as const, "discard" as const), who, page, count }),
-  fc.record({ kind: fc.constant("move" as const), who, page, count, to: page }),
-  fc.record({ kind: fc.constant("write" as const), who, page, value: fc.nat(255) }),
+  { weight: 7, arbitrary: fc.record({ kind: fc.constant("change" as const), who, change: spaceChange(PAGES) }) },
   { weight: 3, arbitrary: fc.record({ kind: fc.constant("bind" as const), who, device }) },
   fc.record({ kind: fc.constant("unbind" as const), which: fc.nat() }),
   {
     weight: 9,
     arbitrary: fc.record({
       kind: fc.constant("dma" as const),
-      ...{ who, device, page, write: fc.boolean(), value: fc.nat(255) },
+      ...{ who, device, page: fc.nat(PAGES - 1), write: fc.boolean(), value: fc.nat(255) },
     }),
   },
   fc.record({ kind: fc.constantFrom("fork" as const, "exit" as const), who }),
@@ -44,12 +46,6 @@ const features = fc.record({
   twoLevelContextTable: fc.boolean(),
   stalls: fc.constantFrom("both" as const, "stall" as const),
 });
-
-/** A process, and its pages as if each were its own: one byte, and whether it may be written. */
-interface Person {
-  readonly process: LibraryProcess;
-  readonly pages: Map<number, { value: number; writable: boolean }>;
-}
 
 test("devices find what the process itself would, or nothing, whatever processes and bindings do", () => {
   fc.assert(
@@ -77,17 +73,6 @@ test("devices find what the process itself would, or nothing, whatever processes
       const people: Person[] = [];
       /** One entry for each bind. */
       const bindings: { handle: SvaHandle; person: Person }[] = [];
-      const range = ({ pages }: Person, from: number, count: number) =>
-        Array.from({ length: count }, (_, i) => pages.get(from + i));
-      const allowed = (action: () => void): boolean => {
-        try {
-          action();
-          return true;
-        } catch (error) {
-          if (error instanceof Refusal) return false;
-          throw error;
-        }
-      };
 
       for (const step of steps) {
         if (step.kind === "unbind") {
@@ -101,39 +86,13 @@ test("devices find what the process itself would, or nothing, whatever processes
         const { process, pages } = person;
         const space = process.memory;
         switch (step.kind) {
-          case "map":
-            if (!process.memory.alive || range(person, step.page, step.count).some((one) => one !== undefined)) break;
-            space.map(step.count, { writable: step.writable, address: addressOf(step.page) });
-            for (let i = 0; i < step.count; i++) pages.set(step.page + i, { value: 0, writable: step.writable });
-            break;
-          case "protect":
-            if (!allowed(() => space.protect(addressOf(step.page), step.count, step))) break;
-            for (const one of range(person, step.page, step.count)) one!.writable = step.writable;
-            break;
-          case "unmap":
-            space.unmap(addressOf(step.page), step.count);
-            for (let i = 0; i < step.count; i++) pages.delete(step.page + i);
-            break;
-          case "discard":
-            if (!allowed(() => space.discard(addressOf(step.page), step.count))) break;
-            for (const one of range(person, step.page, step.count)) one!.value = 0;
-            break;
-          case "move": {
-            const moved = range(person, step.page, step.count);
-            if (!allowed(() => space.move(addressOf(step.page), step.count, addressOf(step.to)))) break;
-            for (let i = 0; i < step.count; i++) pages.delete(step.page + i);
-            for (const [i, one] of moved.entries()) pages.set(step.to + i, one!);
-            break;
-          }
-          case "write":
-            if (allowed(() => space.write(addressOf(step.page), new Uint8Array([step.value])))) {
-              pages.get(step.page)!.value = step.value;
-            }
+          case "change":
+            changeSpace(person, step.change, addressOf);
             break;
           case "bind": {
             const to = devices[step.device].device;
             const isBound = bindings.some(({ handle, person: one }) => one === person && handle.device === to);
-            const bound = allowed(() => {
+            const bound = isAllowed(() => {
               bindings.push({ handle: run(sva.bind(to, space)), person });
             });
             expect(bound).toBe(space.alive || isBound);
@@ -158,11 +117,7 @@ test("devices find what the process itself would, or nothing, whatever processes
             break;
           }
           case "fork":
-            if (people.length === 4 || !space.alive) break;
-            people.push({
-              process: process.fork(),
-              pages: new Map([...pages].map(([at, one]) => [at, { ...one }])),
-            });
+            if (people.length < 4 && space.alive) people.push(forkPerson(person));
             break;
           case "exit":
             process.exit();
@@ -170,13 +125,7 @@ test("devices find what the process itself would, or nothing, whatever processes
             if (!bindings.some(({ person: one }) => one === person)) people.splice(people.indexOf(person), 1);
             break;
         }
-        const byte = new Uint8Array(1);
-        for (const { process, pages } of people) {
-          for (const [at, { value }] of pages) {
-            process.memory.read(addressOf(at), byte);
-            expect(byte[0]).toBe(value);
-          }
-        }
+        for (const one of people) checkPerson(one, addressOf);
       }
 
       for (const { handle } of bindings) run(sva.unbind(handle));
