@@ -49,9 +49,11 @@ static DIR *noted(DIR *stream, const char *path)
 	return stream;
 }
 
+static bool has_listings(void) { return __atomic_load_n(&listings, __ATOMIC_ACQUIRE) != NULL; }
+
 static struct listing *listing_of(DIR *stream)
 {
-	if (likely(__atomic_load_n(&listings, __ATOMIC_ACQUIRE) == NULL))
+	if (likely(!has_listings()))
 		return NULL;
 	pthread_mutex_lock(&lock);
 	struct listing *listing = listings;
@@ -171,35 +173,45 @@ static struct dirent *next_added(struct listing *listing)
 	return entry;
 }
 
-/* One on our side, as the type of placeholders is not for the program's eyes. */
-static struct dirent *shown(DIR *stream, struct dirent *entry)
+/* Perhaps one of ours: the type of placeholders is not for the program's eyes. */
+NOINLINE static struct dirent *shown(DIR *stream, struct dirent *entry)
 {
-	if (likely(entry == NULL || entry->d_type != DT_SOCK) || !place.active)
-		return entry;
 	struct stat status;
-	if (fstatat(dirfd(stream), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0)
+	if (place.active && fstatat(dirfd(stream), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0)
 		entry->d_type = (unsigned char)IFTODT(status.st_mode);
 	return entry;
 }
 
-EXPORT struct dirent *readdir(DIR *stream)
+static bool is_socket(const struct dirent *entry) { return unlikely(entry != NULL && entry->d_type == DT_SOCK); }
+
+/* While there is a listing, perhaps that of this stream. */
+NOINLINE static struct dirent *read_listed(DIR *stream)
 {
 	struct listing *listing = listing_of(stream);
-	if (likely(listing == NULL))
-		return shown(stream, REAL(readdir)(stream));
 	struct dirent *entry;
 	do
 		entry = REAL(readdir)(stream);
-	while (entry != NULL && is_added(listing->path, entry->d_name));
+	while (listing != NULL && entry != NULL && is_added(listing->path, entry->d_name));
+	if (listing == NULL)
+		return is_socket(entry) ? shown(stream, entry) : entry;
 	return entry == NULL ? next_added(listing) : entry;
+}
+
+/* Called for every file of every directory: what is rare is elsewhere, so that no register is saved for it. */
+EXPORT struct dirent *readdir(DIR *stream)
+{
+	if (unlikely(has_listings()))
+		return read_listed(stream);
+	struct dirent *entry = REAL(readdir)(stream);
+	return is_socket(entry) ? shown(stream, entry) : entry;
 }
 EXPORT struct dirent64 *readdir64(DIR *stream)
 {
 	_Static_assert(sizeof(struct dirent) == sizeof(struct dirent64), "one layout on 64-bit machines");
-	struct listing *listing = listing_of(stream);
-	if (likely(listing == NULL))
-		return (struct dirent64 *)shown(stream, (struct dirent *)REAL(readdir64)(stream));
-	return (struct dirent64 *)readdir(stream);
+	if (unlikely(has_listings()))
+		return (struct dirent64 *)read_listed(stream);
+	struct dirent *entry = (struct dirent *)REAL(readdir64)(stream);
+	return (struct dirent64 *)(is_socket(entry) ? shown(stream, entry) : entry);
 }
 int readdir_r(DIR *stream, struct dirent *entry, struct dirent **result);
 int readdir64_r(DIR *stream, struct dirent64 *entry, struct dirent64 **result);

@@ -157,15 +157,23 @@ NOINLINE static int stat_located(int dirfd, const char *path, struct stat *statu
 	return result != 0 && errno == ENOENT ? stat_linked(dirfd, path, status, flags) : result;
 }
 
+/* Of a path that leads to nothing or to a socket, as far as the kernel knows. */
+NOINLINE static int stat_again(int result, const char *path, struct stat *status, int flags)
+{
+	if (result != 0)
+		return errno == ENOENT && place.active ? stat_linked(AT_FDCWD, path, status, flags) : result;
+	MEND(result, status, mend_stat(AT_FDCWD, path, flags, status));
+}
+
 #define STAT(name, type, flags)                                                                        \
 	EXPORT int name(const char *path, type *status)                                                \
 	{                                                                                              \
 		if (unlikely(suspect(AT_FDCWD, path)))                                                 \
 			return stat_located(AT_FDCWD, path, (struct stat *)status, flags);             \
 		int result = REAL(name)(path, status);                                                 \
-		if (result != 0 && errno == ENOENT && place.active)                                    \
-			return stat_linked(AT_FDCWD, path, (struct stat *)status, flags);              \
-		MEND(result, (struct stat *)status, mend_stat(AT_FDCWD, path, flags, (struct stat *)status)); \
+		if (likely(result == 0 && !S_ISSOCK(status->st_mode)))                                 \
+			return 0;                                                                      \
+		return stat_again(result, path, (struct stat *)status, flags);                         \
 	}
 STAT(stat, struct stat, 0)
 STAT(stat64, struct stat64, 0)

@@ -290,7 +290,7 @@ static void *hammer(void *value)
 }
 static void *wait_for_wake(void *value)
 {
-	*(int *)value = ioctl(shared_fd, WAIT, 0);
+	__atomic_store_n((int *)value, ioctl(shared_fd, WAIT, 0), __ATOMIC_RELAXED);
 	return NULL;
 }
 static int lists(const char *what)
@@ -317,8 +317,10 @@ static void threads(void)
 	works(shared_fd);
 	say("a thread's connection ends with it", lists("socket:") - before <= 2);
 	pthread_create(&waiter, NULL, wait_for_wake, &woken);
-	usleep(50000);
-	say("a call that waits stops nobody else", works(shared_fd) && ioctl(shared_fd, WAKE, 0) == 0);
+	say("a call that waits stops nobody else", works(shared_fd));
+	/* Perhaps it does not wait yet. */
+	while (__atomic_load_n(&woken, __ATOMIC_RELAXED) == 0 && ioctl(shared_fd, WAKE, 0) == 0)
+		usleep(1000);
 	pthread_join(waiter, NULL);
 	say("it returns when its time comes", woken > 0);
 	pid_t child = fork();

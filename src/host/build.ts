@@ -40,6 +40,8 @@ export function compileShim(compiler: string, folder: string = join(project, "di
     "-fvisibility=hidden",
     "-Wl,-z,defs",
     "-Wl,-z,lazy",
+    // Fewer parts to map: every program pays for each when it starts.
+    "-Wl,-z,noseparate-code",
     "-Wl,-O1",
     "-Wl,--hash-style=gnu",
   ];

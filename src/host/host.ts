@@ -11,7 +11,7 @@
  * no message of ours ends that connection and nothing else.
  */
 import { randomBytes } from "node:crypto";
-import { chmodSync, rmSync } from "node:fs";
+import { chmodSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import type { File, FileNode, FileTree, PhysicalMemory, User } from "../memory/index.ts";
@@ -20,8 +20,9 @@ import { findShim, type ShimFiles } from "./build.ts";
 import { type Call, endedCall } from "./call.ts";
 import { ClientProcess } from "./client.ts";
 import { type Arrival, Connection } from "./connection.ts";
-import { makePrivateDirectory } from "./directory.ts";
+import { makePrivateDirectory, removeDirectory } from "./directory.ts";
 import { EventFds } from "./event-fds.ts";
+import { type Address, clientEnvironment } from "./joining.ts";
 import { type Description, O_ACCMODE, O_RDONLY, O_RDWR, OpenFile, TextFile } from "./open-file.ts";
 import { processOf } from "./process-of.ts";
 import * as wire from "./protocol.ts";
@@ -131,10 +132,12 @@ export class Host {
 
   /** What a program's environment must have to be a client. `before` is its environment so far. */
   environment(before: NodeJS.ProcessEnv = process.env): Record<string, string> {
-    const preload = [this.shim.library, before.LD_PRELOAD].filter(Boolean).join(":");
-    const asan = [before.ASAN_OPTIONS, "verify_asan_link_order=0"].filter(Boolean).join(":");
-    const host = `${process.pid}:${this.key.toString("hex")}`;
-    return { LD_PRELOAD: preload, UIOMMU_DIR: this.directory, UIOMMU_HOST: host, ASAN_OPTIONS: asan };
+    return clientEnvironment(this.address, this.shim.library, before);
+  }
+
+  /** Where clients find it. */
+  get address(): Address {
+    return { directory: this.directory, host: `${process.pid}:${this.key.toString("hex")}` };
   }
 
   /** Resolves when no client has a file of ours open. */
@@ -156,7 +159,7 @@ export class Host {
     this.tree.close();
     this.events.close();
     await closed;
-    rmSync(this.directory, { recursive: true, force: true });
+    removeDirectory(this.directory);
   }
 
   // Connections

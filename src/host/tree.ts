@@ -13,6 +13,7 @@ import {
   chmodSync,
   closeSync,
   existsSync,
+  fchmodSync,
   ftruncateSync,
   linkSync,
   lstatSync,
@@ -70,6 +71,8 @@ export class MaterialTree {
   /** Kinds of what is on disk, by path. */
   private readonly shown = new Map<string, string>();
   private readonly changed = new Set<string>();
+  /** Those that were made. */
+  private readonly directories: Set<string>;
   private readonly unlisten: () => void;
   private readonly placeholders = new Map<number, string>();
   private prefixes = "";
@@ -79,9 +82,12 @@ export class MaterialTree {
     this.directory = directory;
     this.root = join(directory, "root");
     this.nodes = join(directory, "node");
-    mkdirSync(this.root);
-    mkdirSync(this.nodes);
-    writeFileSync(join(directory, "prefixes"), new Uint8Array(PREFIXES_SIZE));
+    this.directories = new Set([directory]);
+    this.makeDirectory(this.root);
+    this.makeDirectory(this.nodes);
+    const prefixes = join(directory, "prefixes");
+    writeFileSync(prefixes, new Uint8Array(PREFIXES_SIZE));
+    chmodSync(prefixes, 0o644);
     for (const path of files.nodes.keys()) this.changed.add(path);
     this.unlisten = files.listen((path) => {
       if (this.changed.size === 0) setImmediate(() => this.flush());
@@ -127,8 +133,8 @@ export class MaterialTree {
   }
 
   private make(path: string, node: FileNode, kind: string): void {
-    const place = join(this.root, path);
-    mkdirSync(node.kind === "directory" ? place : dirname(place), { recursive: true });
+    const place = `${this.root}${path}`;
+    this.makeDirectory(node.kind === "directory" ? place : dirname(place));
     switch (node.kind) {
       case "directory":
         break;
@@ -137,24 +143,49 @@ export class MaterialTree {
         break;
       case "device":
         linkSync(this.placeholder(node.mode), place);
-        mkdirSync(dirname(join(this.nodes, path)), { recursive: true });
-        symlinkSync(`${node.major}:${node.minor}`, join(this.nodes, path));
+        this.makeDirectory(dirname(`${this.nodes}${path}`));
+        symlinkSync(`${node.major}:${node.minor}`, `${this.nodes}${path}`);
         break;
       case "text":
         if (node.write !== undefined) {
           linkSync(this.placeholder(node.mode), place);
-          mkdirSync(dirname(join(this.nodes, path)), { recursive: true });
+          this.makeDirectory(dirname(`${this.nodes}${path}`));
         }
-        this.writeText(path, node);
+        this.makeText(path, node);
         break;
     }
     this.shown.set(path, kind);
   }
 
+  /**
+   * With those above it. All may look into it, as in sysfs, whatever our umask says. Starting a program waits for all of the
+   * tree: nothing is asked of the computer twice.
+   */
+  private makeDirectory(place: string): void {
+    if (this.directories.has(place)) return;
+    this.makeDirectory(dirname(place));
+    mkdirSync(place, { recursive: true });
+    chmodSync(place, 0o755);
+    this.directories.add(place);
+  }
+
+  private textPlace(path: string, node: FileNode & { kind: "text" }): string {
+    return `${node.write === undefined ? this.root : this.nodes}${path}`;
+  }
+
+  private makeText(path: string, node: FileNode & { kind: "text" }): void {
+    const fd = openSync(this.textPlace(path, node), "w", 0o600);
+    try {
+      writeSync(fd, bytesOf(node));
+      fchmodSync(fd, node.mode & 0o777);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
   private writeText(path: string, node: FileNode & { kind: "text" }): void {
-    const file = join(node.write === undefined ? this.root : this.nodes, path);
-    const content = node.read();
-    const bytes = typeof content === "string" ? Buffer.from(content) : content;
+    const file = this.textPlace(path, node);
+    const bytes = bytesOf(node);
     // In place: a program that keeps the file open and reads again sees the change.
     const fd = openSync(file, "a+", 0o600);
     try {
@@ -177,7 +208,7 @@ export class MaterialTree {
     for (const top of [this.root, this.nodes]) {
       const place = join(top, path);
       try {
-        if (lstatSync(place).isDirectory()) rmdirSync(place);
+        if (lstatSync(place).isDirectory()) this.removeDirectory(place);
         else rmSync(place);
       } catch {
         continue; // not there, or it still holds others
@@ -185,12 +216,17 @@ export class MaterialTree {
       for (let above = dirname(path); above !== "/"; above = dirname(above)) {
         if (this.shown.has(above)) break;
         try {
-          rmdirSync(join(top, above));
+          this.removeDirectory(join(top, above));
         } catch {
           break;
         }
       }
     }
+  }
+
+  private removeDirectory(place: string): void {
+    rmdirSync(place);
+    this.directories.delete(place);
   }
 
   /** A socket inode with these permissions, to be linked to. */
@@ -220,6 +256,11 @@ export class MaterialTree {
     writeSync(fd, bytes, 0, bytes.length, 0);
     closeSync(fd);
   }
+}
+
+function bytesOf(node: FileNode & { kind: "text" }): Uint8Array {
+  const content = node.read();
+  return typeof content === "string" ? Buffer.from(content) : content;
 }
 
 /** What of a node decides how it lies on disk. A node of another kind is made anew. */
