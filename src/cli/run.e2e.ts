@@ -103,6 +103,12 @@ describe("uiommu run", () => {
     ]);
   });
 
+  test.skipIf(spawnSync("python3", ["--version"]).status !== 0)("serves a driver in Python", () => {
+    const { out, err } = uiommu("run", "--", "python3", join(root, "examples/edu.py"));
+    expect(err).toBe("");
+    expect(out).toBe("vfio0: identification 0x010000ed\nCopied by the device.\n");
+  });
+
   test("--trace writes every call as the schema says, in order", () => {
     const file = join(folder, "trace.jsonl");
     uiommu("run", "--trace", file, "--", program);
