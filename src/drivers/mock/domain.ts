@@ -10,7 +10,7 @@ import {
 } from "../../iommu/index.ts";
 import type { PhysicalMemory } from "../../memory/index.ts";
 import { type Amdv1Format, amdv1, PageTable } from "../../pagetable/index.ts";
-import { EOPNOTSUPP, refuse, type System, type Task } from "../../runtime/index.ts";
+import { DoneTask, done, EOPNOTSUPP, numberOf, refuse, type System, type Task } from "../../runtime/index.ts";
 import { attachDevice, attachPasid } from "./attach.ts";
 
 /** A table that clients may choose, and what of its input the emulated IOMMU can translate. */
@@ -81,18 +81,20 @@ export class MockPagingDomain extends PagingDomain {
     yield* attachPasid(device, pasid, this, old);
   }
 
-  override *map(iova: bigint, physical: number, size: number, prot: number): Task<void> {
-    this.table.map(Number(iova), physical, size, prot);
+  override map(iova: bigint, physical: number, size: number, prot: number): Task<void> {
+    this.table.map(numberOf(iova), physical, size, prot);
+    return done;
   }
 
-  override *unmap(iova: bigint, size: number, gather: UnmapGather): Task<number> {
-    return this.table.unmap(Number(iova), size, gather);
+  override unmap(iova: bigint, size: number, gather: UnmapGather): Task<number> {
+    return new DoneTask(this.table.unmap(numberOf(iova), size, gather));
   }
 
   /** Nobody walks the tables, so nobody has to forget them. */
-  override *sync({ freedTables }: UnmapGather): Task<void> {
+  override sync({ freedTables }: UnmapGather): Task<void> {
     for (const pfn of freedTables) this.memory.free(pfn);
     freedTables.length = 0;
+    return done;
   }
 
   override translate(iova: bigint): number | undefined {

@@ -13,7 +13,7 @@ import {
 import { PAGE_SIZE } from "../../memory/index.ts";
 import { lpae, PageTable } from "../../pagetable/index.ts";
 import type { ArmContext, AsidHolder } from "../../pasidtable/index.ts";
-import { bigintOf, EINVAL, numberOf, refuse, type Task } from "../../runtime/index.ts";
+import { bigintOf, done, EINVAL, numberOf, refuse, type Task } from "../../runtime/index.ts";
 import type { VirtioIommuInstance } from "./instance.ts";
 import { type Master, masterOf } from "./master.ts";
 import type { TableProperties } from "./properties.ts";
@@ -68,8 +68,9 @@ export class VirtioIommuTableDomain extends PagingDomain implements TableTransla
     yield* attachPasid(this.masterOf(device), pasid, this);
   }
 
-  override *map(iova: bigint, physical: number, size: number, prot: number): Task<void> {
+  override map(iova: bigint, physical: number, size: number, prot: number): Task<void> {
     this.table.map(numberOf(iova), physical, size, prot);
+    return done;
   }
 
   override *unmap(iova: bigint, size: number, gather: UnmapGather): Task<number> {
