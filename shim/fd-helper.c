@@ -36,10 +36,14 @@
 static int *held; /* by token; -1: none */
 static size_t capacity;
 
-/* Watched eventfds and their tokens; before them what is polled beside. */
+/* Watched eventfds, their tokens, and which of them are the same; before them what is polled beside. */
 enum { COMMANDS, ROOM, FIRST };
 static struct pollfd *polled;
-static uint32_t *tokens;
+struct watched {
+	uint32_t token;
+	int id; /* of the eventfd, however many descriptors it has */
+};
+static struct watched *watched;
 static size_t polled_count = FIRST, polled_capacity;
 
 static int signals, mailbox;
@@ -119,11 +123,11 @@ static int receive(const struct uiommu_helper_command *command)
 static void unwatch(uint32_t token)
 {
 	for (size_t i = FIRST; i < polled_count; i++) {
-		if (tokens[i] != token)
+		if (watched[i].token != token)
 			continue;
 		polled_count--;
 		polled[i] = polled[polled_count];
-		tokens[i] = tokens[polled_count];
+		watched[i] = watched[polled_count];
 		return;
 	}
 }
@@ -136,13 +140,28 @@ static bool reserve(size_t count)
 	struct pollfd *more = realloc(polled, wanted * sizeof(*polled));
 	if (more != NULL)
 		polled = more;
-	uint32_t *more_tokens = realloc(tokens, wanted * sizeof(*tokens));
-	if (more_tokens != NULL)
-		tokens = more_tokens;
-	if (more == NULL || more_tokens == NULL)
+	struct watched *more_watched = realloc(watched, wanted * sizeof(*watched));
+	if (more_watched != NULL)
+		watched = more_watched;
+	if (more == NULL || more_watched == NULL)
 		return false;
 	polled_capacity = wanted;
 	return true;
+}
+
+/* As /proc tells it; -1 if it does not. */
+static int id_of(int fd)
+{
+	char path[40], line[64];
+	int id = -1;
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	FILE *info = fopen(path, "re");
+	if (info == NULL)
+		return -1;
+	while (id < 0 && fgets(line, sizeof(line), info) != NULL)
+		sscanf(line, "eventfd-id: %d", &id);
+	fclose(info);
+	return id;
 }
 
 static int watch(uint32_t token, int fd)
@@ -150,7 +169,7 @@ static int watch(uint32_t token, int fd)
 	if (!reserve(polled_count + 1))
 		return ENOMEM;
 	polled[polled_count] = (struct pollfd){.fd = fd, .events = POLLIN};
-	tokens[polled_count] = token;
+	watched[polled_count] = (struct watched){token, id_of(fd)};
 	polled_count++;
 	return 0;
 }
@@ -159,6 +178,15 @@ static bool has_room(void)
 {
 	struct pollfd room = {.fd = signals, .events = POLLOUT};
 	return poll(&room, 1, 0) == 1;
+}
+
+/* All that watch the eventfd of `first` hear of one signal, whoever reads it. */
+static void tell(size_t first)
+{
+	for (size_t i = FIRST; i < polled_count; i++)
+		if (i == first || (watched[first].id >= 0 && watched[i].id == watched[first].id))
+			while (write(signals, &watched[i].token, sizeof(watched[i].token)) < 0 && errno == EINTR)
+				;
 }
 
 /* Takes back to 0 every counter that poll has found, and tells. */
@@ -173,10 +201,8 @@ static void tell_signals(void)
 		ssize_t size = preadv2(polled[i].fd, &part, 1, -1, RWF_NOWAIT);
 		if (size < 0 && errno == EOPNOTSUPP)
 			size = read(polled[i].fd, &counter, sizeof(counter));
-		if (size != sizeof(counter))
-			continue;
-		while (write(signals, &tokens[i], sizeof(tokens[i])) < 0 && errno == EINTR)
-			;
+		if (size == sizeof(counter))
+			tell(i);
 	}
 }
 

@@ -2,13 +2,24 @@
  * Ioctls that no program would make, in any order, with any bytes: structs of the tables of uapi, their fields filled from
  * what matters at that place (ids that exist, addresses at the edges, flags that have a meaning) and from nowhere.
  *
+ * In between the program signals its eventfds, maps files, and takes away or protects memory that devices use; and now and
+ * then the machine fails at a place where it can.
+ *
  * Promised after each call: what comes out is a result or a Refusal, and a refused call changed nothing. Promised after
  * each visit, when all files are closed and the processes are gone: no frame is pinned or in use that was not before, no
  * device is bound, no group owned, no eventfd held.
  */
 import { IommufdContext } from "../src/iommufd/index.ts";
 import type { Machine } from "../src/machine/index.ts";
-import { type ClientFile, type File, LibraryProcess, MemoryFile, PAGE_SIZE } from "../src/memory/index.ts";
+import {
+  type ClientFile,
+  type File,
+  type FileWindow,
+  LibraryProcess,
+  MemoryFile,
+  type MmapRequest,
+  PAGE_SIZE,
+} from "../src/memory/index.ts";
 import { Random, Refusal } from "../src/runtime/index.ts";
 import * as uapi from "../src/uapi/index.ts";
 
@@ -139,6 +150,9 @@ class Visit {
   private readonly atFirst: string;
   private readonly first: LibraryProcess;
   private eventsHeld = 0;
+  /** What signals of the eventfd set off. */
+  private readonly watchers = new Set<() => void>();
+  private readonly windows: FileWindow[] = [];
 
   constructor(machine: Machine, seed: number, number: number) {
     this.machine = machine;
@@ -156,7 +170,11 @@ class Visit {
     const memoryFile = new MemoryFile(16 * PAGE_SIZE, "memfd");
     this.first.addFile({ kind: "memory", label: "memfd", backing: memoryFile, size: 16 * PAGE_SIZE });
     this.first.addFile({ kind: "other", label: "a socket" });
-    const event = { signal: () => undefined, release: () => this.eventsHeld-- };
+    const watch = (signalled: () => void) => {
+      this.watchers.add(signalled);
+      return () => this.watchers.delete(signalled);
+    };
+    const event = { signal: () => undefined, watch, release: () => this.eventsHeld-- };
     this.first.addFile({ kind: "eventfd", event });
     this.countEvents(this.first);
     this.settle();
@@ -198,8 +216,11 @@ class Visit {
     if (turn < 3 && fds.length > 8)
       return this.named("close", () => this.system.run("close", process.close(this.pick(fds))));
     if (turn < 5) return this.named("scratch", () => this.fillScratch());
+    if (turn < 6) return this.named("life", () => this.live(process));
     const file = this.ours(process, this.pick(fds));
     if (file === undefined || (this.dull(file) && !this.chance(20))) return this.step();
+    if (turn < 8 && file.mmap)
+      return this.named(`mmap of ${file.label}`, () => this.windows.push(file.mmap!(process, this.mapping())));
     if (turn < 12 && (file.read || file.write))
       return this.named(`read or write of ${file.label}`, () => this.transfer(process, file));
     const shape = this.shapeFor(file);
@@ -209,15 +230,64 @@ class Visit {
     else if (shape.struct === undefined || this.chance(50)) argument = this.number();
     else ({ argument, written } = this.place(process, shape));
     const request = this.chance(100) ? this.random.u32() : shape.request;
+    if (this.chance(10)) this.failLater();
     const result = this.named(
       `${file.label}: ${shape.name} 0x${request.toString(16)} at 0x${argument.toString(16)}`,
       () => this.system.run("ioctl", file.ioctl(process, request, argument)),
     );
+    this.system.failures.inject(undefined);
     return { shape, outcome: result.outcome !== undefined && !written ? "cannot be written" : result.outcome };
   }
 
   private get system(): Machine["system"] {
     return this.machine.system;
+  }
+
+  /** One of the next places that can fail does. */
+  private failLater(): void {
+    let left = this.random.below(12);
+    this.system.failures.inject((name) => {
+      if (left-- !== 0) return false;
+      this.log.push(`  failure at ${name}`);
+      return true;
+    });
+  }
+
+  /** What a program does besides calls. */
+  private live(process: LibraryProcess): void {
+    const { memory } = process;
+    const page = ARENA + this.random.below(ARENA_PAGES) * PAGE_SIZE;
+    const what = this.random.below(4);
+    if (what === 0) {
+      for (const signalled of this.watchers) signalled();
+      this.system.tasks.drain();
+    } else if (what === 1) {
+      memory.unmap(page, 1);
+      if (!this.chance(4)) memory.map(1, { address: page });
+    } else if (what === 2) {
+      memory.protect(page, 1, { writable: this.chance(2) });
+    } else {
+      for (const window of this.windows) window.look?.();
+      if (this.chance(2)) this.windows.pop()?.release();
+    }
+  }
+
+  /** Mostly of what there is: the first window of a file, or a BAR. */
+  private mapping(): MmapRequest {
+    return {
+      offset: this.pick([
+        0x1000n,
+        0x1000n,
+        0n,
+        0x3000n,
+        BigInt(uapi.REGION_STRIDE),
+        BigInt(7 * uapi.REGION_STRIDE),
+        2n ** 63n,
+      ]),
+      length: this.pick([0x2000n, 0x2000n, 0x1000n, 0x100000n, 2n ** 63n]),
+      shared: !this.chance(8),
+      executable: this.chance(8),
+    };
   }
 
   private named(what: string, action: () => unknown): { outcome?: string } {
@@ -355,6 +425,7 @@ class Visit {
   private leave(): void {
     const order = this.chance(2) ? this.processes : [...this.processes].reverse();
     for (const process of order) process.exit();
+    for (const window of this.windows) window.release();
     this.system.tasks.drain();
   }
 

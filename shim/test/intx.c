@@ -108,6 +108,11 @@ int main(int count, char **arguments)
 	say("an eventfd that writes a register", ioctl(device, IOEVENTFD, &direct) == 0);
 	signal_it(write_it);
 	say("it is written by the next read", get(8) == 120);
+	direct.data = 6;
+	direct.offset = bar + 4;
+	say("the same eventfd writes another", ioctl(device, IOEVENTFD, &direct) == 0);
+	signal_it(write_it);
+	say("both are written", get(4) == ~6u && get(8) == 120);
 	close(device);
 	return 0;
 }

@@ -43,6 +43,15 @@ describe("what is typed wrong gives one line that says what would be right, and 
       "run --trace /no/such/folder/x -- true",
       "uiommu: cannot write the trace /no/such/folder/x: no such file or directory",
     ],
+    ["run --connect /no/such -- true", "uiommu: no machine is served in /no/such; uiommu serve tells where it does"],
+    [
+      "run --connect --mock -- true",
+      "uiommu: option '--connect [directory]' cannot be used with option '--mock'; see: uiommu run --help",
+    ],
+    [
+      "serve nested",
+      "uiommu: too many arguments for 'serve'. Expected 0 arguments but got 1; see: uiommu serve --help",
+    ],
     ["smmuv3 replay", "uiommu: missing required argument 'file'; see: uiommu smmuv3 replay --help"],
     ["smmuv3 replay /no/such", "uiommu: cannot read /no/such: no such file or directory"],
     ["groups /", "uiommu: / is a directory; wanted is the output of: sudo lspci -xxxx"],
@@ -67,7 +76,8 @@ describe("uiommu --help", () => {
     const help = await uiommu("--help");
     expect(help.status).toBe(0);
     expect(help.err).toBe("");
-    for (const word of ["run", "machine", "smmuv3", "demo", "doctor", "Examples:"]) expect(help.out).toContain(word);
+    for (const word of ["run", "serve", "machine", "smmuv3", "demo", "doctor", "Examples:"])
+      expect(help.out).toContain(word);
     expect(await uiommu()).toEqual(help);
   });
 

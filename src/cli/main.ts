@@ -7,7 +7,7 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { Command, CommanderError } from "commander";
+import { Command, CommanderError, Option } from "commander";
 import type { GroupsOptions } from "./groups.ts";
 import { listScenarios } from "./smmuv3-scenario-names.ts";
 import { CommandError, type Terminal } from "./terminal.ts";
@@ -61,15 +61,19 @@ function describeCommands(terminal: Terminal, finish: (status: number) => void):
     );
 
   // Sub-commands inherit how the program speaks and exits only if they are made after it was told so.
-  command(program, "run", "run a program on a machine with IOMMUs")
+  withMachine(command(program, "run", "run a program on a machine with IOMMUs"))
     .argument("[program]", "the program; everything behind it is its own")
     .argument("[arguments...]", "its arguments")
     .usage("[options] -- PROGRAM [ARGUMENTS...]")
-    .option("--machine <name|file>", "the machine: a preset, or a YAML file", "default")
-    .option("--mock", "with the mock IOMMU of Linux's own tests, and the ioctl that drives it (IOMMU_TEST_CMD)")
-    .option("--explain", "one line on stderr for each refused call and each DMA fault, saying why")
-    .option("--trace <file>", "write every call, decoded, as JSON lines")
-    .option("-v, --verbose", "tell on stderr of the machine, of each open and close, and of totals")
+    .addOption(
+      new Option("--connect [directory]", "on a machine that is served: see uiommu serve").conflicts([
+        "machine",
+        "mock",
+        "explain",
+        "trace",
+        "verbose",
+      ]),
+    )
     .passThroughOptions()
     .addHelpText(
       "after",
@@ -78,12 +82,25 @@ function describeCommands(terminal: Terminal, finish: (status: number) => void):
         ["uiommu run --machine lab.yaml -- sh -c 'make test'", "on another, started in any way"],
         ["uiommu run --trace calls.jsonl -- ./vfio-edu", "with a record of every call"],
         ["uiommu run --mock -- ./iommufd", "the kernel's own tests of iommufd"],
+        ["uiommu run --connect -- ./vfio-edu", "on the machine of uiommu serve"],
       ]),
     )
     .action(async (file: string | undefined, rest: string[], options: RunCommandOptions) => {
       if (!file) throw new CommandError("run needs a program: uiommu run [options] -- PROGRAM [ARGUMENTS...]");
       const { runCommand } = await import("./run.ts");
       finish(await runCommand({ ...options, program: file, arguments: rest }, terminal));
+    });
+
+  withMachine(command(program, "serve", "serve a machine that programs join, until Ctrl-C"))
+    .addHelpText(
+      "after",
+      examples([
+        ["uiommu serve --machine nested --explain", "in one terminal: prints where, then says why"],
+        ["uiommu run --connect -- ./my-vmm", "in another; as many as you like, on one machine"],
+      ]),
+    )
+    .action(async (options: ServeCommandOptions) => {
+      finish(await (await import("./serve.ts")).serveCommand(options, terminal));
     });
 
   const machine = command(program, "machine", "show the machines that come with uiommu, or check a file of your own");
@@ -163,12 +180,26 @@ function repeated(value: string, before: readonly string[] = []): readonly strin
   return [...before, value];
 }
 
-interface RunCommandOptions {
+interface ServeCommandOptions {
   readonly machine: string;
   readonly mock?: boolean;
   readonly explain?: boolean;
   readonly trace?: string;
   readonly verbose?: boolean;
+}
+
+interface RunCommandOptions extends ServeCommandOptions {
+  readonly connect?: string | true;
+}
+
+/** The options that say which machine, and how much is told of what happens on it. */
+function withMachine(made: Command): Command {
+  return made
+    .option("--machine <name|file>", "the machine: a preset, or a YAML file", "default")
+    .option("--mock", "with the mock IOMMU of Linux's own tests, and the ioctl that drives it (IOMMU_TEST_CMD)")
+    .option("--explain", "one line on stderr for each refused call and each DMA fault, saying why")
+    .option("--trace <file>", "write every call, decoded, as JSON lines")
+    .option("-v, --verbose", "tell on stderr of the machine, of each open and close, and of totals");
 }
 
 function command(parent: Command, name: string, description: string): Command {

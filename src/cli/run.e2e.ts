@@ -1,4 +1,4 @@
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
@@ -39,6 +39,36 @@ function uiommu(...commandLine: string[]): { status: number | null; signal: stri
   return { status, signal, out: stdout, err: stderr };
 }
 
+test("uiommu serve: programs that are started elsewhere share one machine", async () => {
+  const server = spawn(
+    process.execPath,
+    ["--import", "tsx", "--input-type=module", "-e", start, "--", "serve", "--machine", "two-edu"],
+    { cwd: root, stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, NODE_OPTIONS: "" } },
+  );
+  const directory = await new Promise<string>((resolve) => {
+    server.stdout.once("data", (line: Buffer) => resolve(line.toString().trim()));
+  });
+  const list = [
+    "sh",
+    "-c",
+    "ls /dev/vfio/devices; echo vfio-pci > /sys/bus/pci/devices/0000:00:01.0/driver_override; exit 3",
+  ];
+  expect(uiommu("run", "--connect", directory, "--", ...list)).toMatchObject({
+    status: 3,
+    out: "vfio0\nvfio1\n",
+    err: "",
+  });
+  const look = ["cat", "/sys/bus/pci/devices/0000:00:01.0/driver_override"];
+  expect(uiommu("run", "--connect", directory, "--", ...look)).toMatchObject({ status: 0, out: "vfio-pci\n", err: "" });
+  expect(uiommu("run", "--connect", directory, "--", program).out).toContain("Copied by the device");
+  const told = new Promise<string>((resolve) => server.stderr.once("data", (text: Buffer) => resolve(text.toString())));
+  const ended = new Promise((resolve) => server.once("exit", resolve));
+  server.kill("SIGINT");
+  expect(await told).toBe("uiommu: 2 DMA faults (run with --explain to see why)\n");
+  expect(await ended).toBe(0);
+  expect(uiommu("run", "--connect", directory, "--", "true").status).toBe(2);
+});
+
 describe("uiommu run", () => {
   test("leaves the output to the program, and tells of faults that nobody asked about", () => {
     const { status, out, err } = uiommu("run", "--", program);
@@ -71,6 +101,12 @@ describe("uiommu run", () => {
       expect.stringMatching(/^DMA fault: write to 0x300000 by stream 0x8: F_TRANSLATION: .*invalid/),
       "",
     ]);
+  });
+
+  test.skipIf(spawnSync("python3", ["--version"]).status !== 0)("serves a driver in Python", () => {
+    const { out, err } = uiommu("run", "--", "python3", join(root, "examples/edu.py"));
+    expect(err).toBe("");
+    expect(out).toBe("vfio0: identification 0x010000ed\nCopied by the device.\n");
   });
 
   test("--trace writes every call as the schema says, in order", () => {

@@ -1,10 +1,18 @@
 import { closeSync, openSync, writeSync } from "node:fs";
 import type { Blindness } from "../host/index.ts";
 import { type ClientCall, callName, explainCall, explainFault, traceLine } from "../inspect/index.ts";
+import { type Machine, summarizeMachine } from "../machine/index.ts";
 import { CommandError, reasonOf, type Terminal } from "./terminal.ts";
 
 /** Trace lines are written in pieces of about this many characters. */
 const TRACE_PIECE = 65536;
+
+/** How much of what clients do is told. */
+export interface WatchOptions {
+  readonly explain?: boolean;
+  readonly trace?: string;
+  readonly verbose?: boolean;
+}
 
 /**
  * Tells on stderr, and in a trace file, what clients do: as much as was asked for. Nobody asked: one line at the end if
@@ -22,7 +30,7 @@ export class Watch {
   private blindness: string | undefined;
 
   /** CommandError if the trace file cannot be made. */
-  constructor(terminal: Terminal, options: { explain?: boolean; trace?: string; verbose?: boolean }) {
+  constructor(terminal: Terminal, options: WatchOptions) {
     this.terminal = terminal;
     this.explains = options.explain ?? false;
     this.verbose = options.verbose ?? false;
@@ -62,6 +70,14 @@ export class Watch {
   sayBlind(): void {
     if (this.blindness) this.say(this.blindness);
     this.blindness = "";
+  }
+
+  /** What there is, if `-v` asks for it. */
+  machine({ description, core }: Machine): void {
+    this.tell(`machine ${description.name}: ${summarizeMachine(description)}`);
+    for (const { id, devices } of core.groups.values()) {
+      this.tell(`group ${id}: ${devices.map((device) => device.name).join(", ")}`);
+    }
   }
 
   /** One line of ours, if `-v` asks for it. */

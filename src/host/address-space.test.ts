@@ -3,14 +3,14 @@ import { expect, test } from "vitest";
 import { PAGE_EXECUTE, PAGE_READ, PAGE_SIZE, PAGE_WRITE, PhysicalMemory } from "../memory/index.ts";
 import { EFAULT, System } from "../runtime/index.ts";
 import { ClientAddressSpace } from "./address-space.ts";
+import { Maps, USER_END } from "./maps.ts";
 import { SharedFiles } from "./shared-files.ts";
-import { parseMaps, USER_END } from "./vmas.ts";
 
 /** The address space of this very process, as that of a client. */
 function setUp() {
   const memory = new PhysicalMemory(new System(), { ram: [{ base: 0, size: 2 ** 21 }] });
   const space = new ClientAddressSpace(process.pid, "the test", { memory, sharedFiles: new SharedFiles(memory) });
-  const vmas = parseMaps(readFileSync("/proc/self/maps", "latin1"));
+  const vmas = [...new Maps(readFileSync("/proc/self/maps", "latin1")).endingBehind(0)];
   const stack = vmas.find(({ path }) => path === "[stack]")!.end / PAGE_SIZE - 1;
   const code = vmas.find(({ executable, inode }) => executable && inode !== 0)!.start / PAGE_SIZE;
   return { memory, space, stack, code };

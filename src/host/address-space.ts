@@ -34,10 +34,11 @@ import {
 import { EFAULT, refuse } from "../runtime/index.ts";
 import { SavedPages } from "./backings.ts";
 import { livingThread } from "./living-thread.ts";
+import { addressRange, isSpecial, USER_END, type Vma } from "./maps.ts";
 import { MirroredPages, mirroredRange } from "./mirrored-pages.ts";
 import { PinnedPages } from "./pinned-pages.ts";
 import { keyOfFile, type SharedFiles } from "./shared-files.ts";
-import { addressRange, isSpecial, USER_END, type Vma, Vmas } from "./vmas.ts";
+import { Vmas } from "./vmas.ts";
 
 /** Bytes read at once to see that pages of a file are there. */
 const probe = new Uint8Array(256 * PAGE_SIZE);

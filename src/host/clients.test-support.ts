@@ -55,7 +55,7 @@ export interface Ended {
 
 /** Runs a client of `host` to its end. */
 export function runClient(
-  host: Host,
+  host: Pick<Host, "environment">,
   program: string,
   args: readonly string[] = [],
   environment: NodeJS.ProcessEnv = {},

@@ -1,6 +1,6 @@
 import { chmodSync, mkdtempSync, readdirSync, realpathSync, rmdirSync, rmSync, statSync, unlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { SetupError } from "./build.ts";
 
 const name = /^uiommu-(\d+)-\w+$/;
@@ -15,8 +15,7 @@ const LONGEST = 72;
 export function makePrivateDirectory(): string {
   const failures: string[] = [];
   const isRoot = process.getuid?.() === 0;
-  for (const parent of [isRoot ? undefined : process.env.XDG_RUNTIME_DIR, tmpdir(), "/tmp"]) {
-    if (!parent) continue;
+  for (const parent of wantedParents()) {
     try {
       const real = realpathSync(parent);
       if (real.length > LONGEST - 30) {
@@ -34,6 +33,29 @@ export function makePrivateDirectory(): string {
   throw new SetupError(
     `no directory for the host's socket: tried ${failures.join(", ")}; set TMPDIR to a writable one with a short path`,
   );
+}
+
+function wantedParents(): string[] {
+  const runtime = process.getuid?.() === 0 ? undefined : process.env.XDG_RUNTIME_DIR;
+  return [runtime, tmpdir(), "/tmp"].filter((parent) => parent !== undefined);
+}
+
+/** Where hosts of ours may have their directories. */
+export function parents(): string[] {
+  const found = wantedParents().flatMap((parent) => {
+    try {
+      return [realpathSync(parent)];
+    } catch {
+      return [];
+    }
+  });
+  return [...new Set(found)];
+}
+
+/** True for the directory of a host that lives. */
+export function isHostDirectory(path: string): boolean {
+  const pid = name.exec(basename(path))?.[1];
+  return pid !== undefined && isAlive(Number(pid));
 }
 
 function removeStale(parent: string): void {

@@ -66,7 +66,7 @@ test.each([
   const { stdout, stderr } = await runClient(host, testProgram("intx"));
   expect(stderr).toBe("");
   expect(broken(stdout)).toEqual([]);
-  expect(stdout.split("\n").length).toBe(14);
+  expect(stdout.split("\n").length).toBe(16);
   await host.whenIdle();
   await host.close();
 });

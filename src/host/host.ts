@@ -22,6 +22,7 @@ import { ClientProcess } from "./client.ts";
 import { type Arrival, Connection } from "./connection.ts";
 import { makePrivateDirectory, removeDirectory } from "./directory.ts";
 import { EventFds } from "./event-fds.ts";
+import { type Address, clientEnvironment } from "./joining.ts";
 import { type Description, O_ACCMODE, O_RDONLY, O_RDWR, OpenFile, TextFile } from "./open-file.ts";
 import { processOf } from "./process-of.ts";
 import * as wire from "./protocol.ts";
@@ -131,10 +132,12 @@ export class Host {
 
   /** What a program's environment must have to be a client. `before` is its environment so far. */
   environment(before: NodeJS.ProcessEnv = process.env): Record<string, string> {
-    const preload = [this.shim.library, before.LD_PRELOAD].filter(Boolean).join(":");
-    const asan = [before.ASAN_OPTIONS, "verify_asan_link_order=0"].filter(Boolean).join(":");
-    const host = `${process.pid}:${this.key.toString("hex")}`;
-    return { LD_PRELOAD: preload, UIOMMU_DIR: this.directory, UIOMMU_HOST: host, ASAN_OPTIONS: asan };
+    return clientEnvironment(this.address, this.shim.library, before);
+  }
+
+  /** Where clients find it. */
+  get address(): Address {
+    return { directory: this.directory, host: `${process.pid}:${this.key.toString("hex")}` };
   }
 
   /** Resolves when no client has a file of ours open. */

@@ -21,10 +21,10 @@ import {
 import { type Call, endedCall } from "./call.ts";
 import type { ClientProcess } from "./client.ts";
 import type { Arrival, Connection } from "./connection.ts";
+import { USER_END } from "./maps.ts";
 import type { OpenFile } from "./open-file.ts";
 import * as wire from "./protocol.ts";
 import type { Replies } from "./replies.ts";
-import { USER_END } from "./vmas.ts";
 import type { Windows } from "./windows.ts";
 
 const { offsets } = wire.Request;

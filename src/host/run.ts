@@ -9,9 +9,10 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { constants } from "node:os";
-import { SetupError } from "./build.ts";
+import { findShim, SetupError, type ShimFiles } from "./build.ts";
 import { checkProgram, findProgram, ProgramError } from "./elf.ts";
 import { Host, type HostOptions, type Served } from "./host.ts";
+import { type Address, clientEnvironment } from "./joining.ts";
 
 /** How a program ended: with a code, or by a signal. */
 export interface ExitStatus {
@@ -51,7 +52,7 @@ export async function run(
   try {
     await host.listen();
     options.onHost?.(host);
-    const status = await runProgram(host, program, args, environment);
+    const status = await runProgram(program, args, { ...environment, ...host.environment(environment) });
     if (host.files.size > 0) await waitForOthers(host, options.log);
     await options.onEnd?.(host);
     return status;
@@ -60,19 +61,25 @@ export async function run(
   }
 }
 
-/** Starts a program as a client of `host`; resolves when it has ended. */
-export function runProgram(
-  host: Host,
+/** Runs a program as a client of a host that is served elsewhere. Throws as {@link run} does. */
+export async function runElsewhere(
+  address: Address,
   program: string,
   args: readonly string[],
-  environment: NodeJS.ProcessEnv = process.env,
+  shim: ShimFiles = findShim(),
 ): Promise<ExitStatus> {
+  checkProgram(findProgram(program));
+  return await runProgram(program, args, { ...process.env, ...clientEnvironment(address, shim.library, process.env) });
+}
+
+/** Starts a program with the environment of a client; resolves when it has ended. */
+function runProgram(program: string, args: readonly string[], environment: NodeJS.ProcessEnv): Promise<ExitStatus> {
   return new Promise((resolve, reject) => {
     let child: ChildProcess | undefined;
     const stop = forwardSignals((signal) => child?.kill(signal));
     child = spawn(program, args, {
       stdio: "inherit",
-      env: { ...environment, ...host.environment(environment), UIOMMU_NOFILE: `${originalFileLimit()}` },
+      env: { ...environment, UIOMMU_NOFILE: `${originalFileLimit()}` },
     });
     child.once("error", (error: NodeJS.ErrnoException) => {
       stop();

@@ -82,10 +82,12 @@ export class MaterialTree {
     this.directory = directory;
     this.root = join(directory, "root");
     this.nodes = join(directory, "node");
-    mkdirSync(this.root);
-    mkdirSync(this.nodes);
-    this.directories = new Set([this.root, this.nodes]);
-    writeFileSync(join(directory, "prefixes"), new Uint8Array(PREFIXES_SIZE));
+    this.directories = new Set([directory]);
+    this.makeDirectory(this.root);
+    this.makeDirectory(this.nodes);
+    const prefixes = join(directory, "prefixes");
+    writeFileSync(prefixes, new Uint8Array(PREFIXES_SIZE));
+    chmodSync(prefixes, 0o644);
     for (const path of files.nodes.keys()) this.changed.add(path);
     this.unlisten = files.listen((path) => {
       if (this.changed.size === 0) setImmediate(() => this.flush());
@@ -155,11 +157,15 @@ export class MaterialTree {
     this.shown.set(path, kind);
   }
 
-  /** With those above it. Starting a program waits for all of the tree: nothing is asked of the computer twice. */
+  /**
+   * With those above it. All may look into it, as in sysfs, whatever our umask says. Starting a program waits for all of the
+   * tree: nothing is asked of the computer twice.
+   */
   private makeDirectory(place: string): void {
     if (this.directories.has(place)) return;
     this.makeDirectory(dirname(place));
     mkdirSync(place, { recursive: true });
+    chmodSync(place, 0o755);
     this.directories.add(place);
   }
 

@@ -1,46 +1,6 @@
 import { closeSync, openSync, readSync } from "node:fs";
-import { PAGE_SIZE } from "../memory/index.ts";
 import { livingThread } from "./living-thread.ts";
-
-/** One mapping of a process, as /proc/PID/maps shows it. `end` is exclusive. */
-export interface Vma {
-  readonly start: number;
-  readonly end: number;
-  readonly readable: boolean;
-  readonly writable: boolean;
-  readonly executable: boolean;
-  readonly shared: boolean;
-  /** Byte position in the file of the first page. */
-  readonly offset: number;
-  /** `"major:minor"` of the file's device, and its inode; 0 for anonymous memory. */
-  readonly device: string;
-  readonly inode: number;
-  readonly path: string;
-}
-
-const line = /^([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([ps]) ([0-9a-f]+) (\S+) (\d+) *(.*)$/;
-
-export function parseMaps(text: string): Vma[] {
-  const vmas: Vma[] = [];
-  for (const row of text.split("\n")) {
-    const match = line.exec(row);
-    if (match === null) continue;
-    const [, start, end, r, w, x, s, offset, device, inode, path] = match;
-    vmas.push({
-      start: Number.parseInt(start, 16),
-      end: Number.parseInt(end, 16),
-      readable: r === "r",
-      writable: w === "w",
-      executable: x === "x",
-      shared: s === "s",
-      offset: Number.parseInt(offset, 16),
-      device,
-      inode: Number(inode),
-      path,
-    });
-  }
-  return vmas;
-}
+import { Maps, type Vma } from "./maps.ts";
 
 const nowhere: Vma = {
   start: 0,
@@ -55,11 +15,6 @@ const nowhere: Vma = {
   path: "",
 };
 
-/** Mappings that hold no ordinary pages: Linux does not pin them. */
-export function isSpecial(vma: Vma): boolean {
-  return vma.path === "[vvar]" || vma.path === "[vvar_vclock]" || vma.path === "[vsyscall]";
-}
-
 /**
  * The mappings of a process, remembered. /proc/PID/mem ignores page protections, so they are looked up here. "Allowed"
  * is answered from memory until {@link forget}; "not allowed" only after looking again. The open file stands for the address
@@ -70,7 +25,7 @@ export class Vmas {
   private file: number | undefined;
   /** /proc/PID/statm, if somebody asked for changes. */
   private counts: number | undefined;
-  private vmas: readonly Vma[] | undefined;
+  private maps: Maps | undefined;
   /** What the kernel counted when they were read, and until when they are good: see {@link forgetIfChanged}. */
   private counted = "";
   private goodUntil = 0;
@@ -100,18 +55,18 @@ export class Vmas {
 
   /** The program may have changed its mappings. */
   forget(): void {
-    this.vmas = undefined;
+    this.maps = undefined;
     this.last = nowhere;
   }
 
   /**
    * For those who must know of changes that nobody tells. The kernel counts pages, writable private ones by themselves, and
-   * tells in a fifteenth of the time that the mappings take: what maps, unmaps, or makes such pages writable or not is known
+   * tells in a tenth of the time that the mappings take: what maps, unmaps, or makes such pages writable or not is known
    * when this returns. What leaves the counts as they are is known after a millisecond, or ten times that of reading.
    */
   forgetIfChanged(): void {
     this.counts ??= this.open("statm");
-    if (this.vmas === undefined) return;
+    if (this.maps === undefined) return;
     if (performance.now() > this.goodUntil || this.count() !== this.counted) this.forget();
   }
 
@@ -126,25 +81,23 @@ export class Vmas {
 
   /** The mappings that hold the bytes from `start` up to `end`; undefined if one is missing or does not allow it. */
   covering(start: number, end: number, write: boolean): readonly Vma[] | undefined {
-    if (this.vmas !== undefined) {
-      const found = search(this.vmas, start, end, write);
-      if (found !== undefined) return found;
-    }
+    const known = this.maps?.covering(start, end, write);
+    if (known !== undefined) return known;
     const before = performance.now();
     this.counted = this.count();
-    this.vmas = this.load();
+    this.maps = this.load();
     const now = performance.now();
     this.goodUntil = now + Math.max(1, 10 * (now - before));
-    return search(this.vmas, start, end, write);
+    return this.maps.covering(start, end, write);
   }
 
-  private load(): readonly Vma[] {
-    const mappings = this.read();
-    if (mappings !== undefined) return mappings;
+  private load(): Maps {
+    const maps = this.read();
+    if (maps !== undefined) return maps;
     // The thread has ended whose file it was; another one may go on.
     this.close();
     this.file = this.open("maps");
-    return this.read() ?? [];
+    return this.read() ?? new Maps("");
   }
 
   /** All pages and the writable private ones, as text; empty if nobody asked, or the thread has ended whose file it was. */
@@ -162,10 +115,10 @@ export class Vmas {
   }
 
   /** Undefined: the file cannot be read any more. */
-  private read(): readonly Vma[] | undefined {
-    if (this.file === undefined) return [];
+  private read(): Maps | undefined {
+    if (this.file === undefined) return new Maps("");
     try {
-      return parseMaps(readText(this.file));
+      return new Maps(readText(this.file));
     } catch {
       return undefined;
     }
@@ -184,27 +137,3 @@ function readText(file: number): string {
     length += size;
   }
 }
-
-function search(vmas: readonly Vma[], start: number, end: number, write: boolean): readonly Vma[] | undefined {
-  let low = 0;
-  let high = vmas.length;
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (vmas[middle].end <= start) low = middle + 1;
-    else high = middle;
-  }
-  const first = low;
-  for (let at = start; at < end; low++) {
-    const vma = vmas[low];
-    if (vma === undefined || vma.start > at || !(write ? vma.writable : vma.readable)) return undefined;
-    at = vma.end;
-  }
-  return vmas.slice(first, low);
-}
-
-/** `"0x1000-0x1fff"`, for people. */
-export function addressRange(start: number, length: number): string {
-  return `0x${start.toString(16)}-0x${(start + Math.max(length, 1) - 1).toString(16)}`;
-}
-
-export const USER_END: number = 2 ** 47 - PAGE_SIZE;

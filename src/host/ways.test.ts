@@ -51,6 +51,18 @@ test.skipIf(spawnSync("unshare", [...namespace, "true"]).status !== 0)(
   },
 );
 
+test("directories are open to all, whatever the umask", async () => {
+  const before = process.umask(0o077);
+  try {
+    const closed = new ToyHost();
+    await closed.host.listen();
+    expect((await closed.client("stat", ["-c", "%a", "/sys/bus/toy/devices", "/dev/toy"])).stdout).toBe("755\n755\n");
+    await closed.host.close();
+  } finally {
+    process.umask(before);
+  }
+});
+
 test("a process sees which files of ours another one has", async () => {
   const script = "exec 5<>/dev/toy/echo; readlink /proc/$$/fd/5; find /proc/$$/fd/5 -printf '%l\\n'";
   expect((await served.client("bash", ["-c", script])).stdout).toBe("/dev/toy/echo\n/dev/toy/echo\n");

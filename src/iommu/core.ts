@@ -11,6 +11,7 @@
  *
  * Lock order: iommu.probe → iommu.group → (the driver's own).
  */
+import type { PciFunction } from "../pci/index.ts";
 import {
   assert,
   ENODEV,
@@ -60,6 +61,8 @@ export class IommuCore {
   private readonly ready = new Set<IommuInstance>();
   private readonly served = new Map<IommuInstance, Set<Device>>();
   private readonly drivers = new Map<IommuDriver, RefCount>();
+  /** Of PCI functions that are members of a group: which. */
+  readonly groupByFunction: Map<PciFunction, Group> = new Map();
   private readonly groupsById = new Map<number, Group>();
   private readonly groupIds = new IdAllocator(0, 2 ** 31 - 1);
 
@@ -169,7 +172,7 @@ export class IommuCore {
     this.system.failures.point("iommu.group.allocate");
     const id = this.groupIds.allocate();
     if (id === undefined) refuse(ENOSPC, () => "no group id is free");
-    const group = new Group(this.system, id, name);
+    const group = new Group(this.system, id, this.groupByFunction, name);
     this.groupsById.set(id, group);
     this.tell("iommu.group.create", { group: id });
     return group;

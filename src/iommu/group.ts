@@ -9,6 +9,8 @@
  *
  * Everything here that is not read-only happens under `mutex` (class "iommu.group"), which each method takes itself.
  */
+
+import type { PciFunction } from "../pci/index.ts";
 import {
   assert,
   EBUSY,
@@ -52,12 +54,16 @@ export class Group {
   readonly handles = new Map<number, object>();
   /** What each attached PASID translates through; see `pasid.ts`. */
   readonly pasidDomains = new Map<number, Domain>();
+  private readonly byFunction: Map<PciFunction, Group>;
   private readonly members = new Map<Device, string>();
+  private readonly namesTaken = new Set<string>();
   private list: readonly Device[] = [];
 
-  constructor(system: System, id: number, name?: string) {
+  /** `byFunction`: where it is kept which group each PCI function is a member of. */
+  constructor(system: System, id: number, byFunction: Map<PciFunction, Group>, name?: string) {
     this.system = system;
     this.id = id;
+    this.byFunction = byFunction;
     this.name = name;
     this.mutex = new Mutex(system, "iommu.group");
     this.references = new RefCount(this.label);
@@ -96,16 +102,19 @@ export class Group {
   /** Adds a member, under its own name or, where that is taken, with `.0`, `.1`, … behind it. */
   addMember(device: Device): void {
     this.mutex.assertHeld();
-    const taken = new Set(this.members.values());
     let name = device.name;
-    for (let suffix = 0; taken.has(name); suffix++) name = `${device.name}.${suffix}`;
+    for (let suffix = 0; this.namesTaken.has(name); suffix++) name = `${device.name}.${suffix}`;
+    this.namesTaken.add(name);
     this.members.set(device, name);
     this.list = [...this.members.keys()];
+    if (device.pci !== undefined) this.byFunction.set(device.pci, this);
   }
 
   removeMember(device: Device): void {
     this.mutex.assertHeld();
+    this.namesTaken.delete(this.members.get(device)!);
     this.members.delete(device);
+    if (device.pci !== undefined) this.byFunction.delete(device.pci);
     this.list = [...this.members.keys()];
   }
 

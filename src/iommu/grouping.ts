@@ -48,14 +48,12 @@ interface Found {
 
 /** The search for the group of one device. */
 class GroupSearch {
-  private readonly groupByFunction = new Map<PciFunction, Group>();
+  private readonly groupByFunction: ReadonlyMap<PciFunction, Group>;
   /** Functions looked at by the rules that follow aliases: each once. */
   private readonly visited = new Set<PciFunction>();
 
   constructor(core: IommuCore) {
-    for (const group of core.groups.values()) {
-      for (const { pci } of group.devices) if (pci !== undefined) this.groupByFunction.set(pci, group);
-    }
+    this.groupByFunction = core.groupByFunction;
   }
 
   of(pci: PciFunction): Found {

@@ -26,3 +26,4 @@ export { reservedRegionsOf } from "./reserved.ts";
 export { finishReset, prepareReset } from "./reset-window.ts";
 export { Sva, type SvaHandle } from "./sva.ts";
 export { groupNodes } from "./sysfs.ts";
+export { type Aperture, TableDomain } from "./table-domain.ts";

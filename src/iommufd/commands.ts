@@ -61,7 +61,7 @@ export const entries: ReadonlyMap<number, Entry> = new Map(
 
 /** Of a number inside the table that is no command's: no request has it, but its size is looked for first. */
 const unused: Entry = {
-  row: { number: -1, name: "an unused number", minimum: 0, struct: defineStruct("unused", { size: u32 }) },
+  row: { number: -1, name: "any command", minimum: 0, struct: defineStruct("unused", { size: u32 }) },
   execute: () => undefined,
 };
 

@@ -19,6 +19,8 @@ export class PciBus {
   /** Where addresses on it lie, once it is enumerated. */
   windows: BusWindows | undefined;
   private readonly members = new Map<number, PciFunction>();
+  /** Made of the members when somebody asks. */
+  private inOrder: readonly PciFunction[] | undefined;
 
   constructor(host: PciHost, number: number, bridge?: PciFunction, parent: PciBus | undefined = bridge?.place?.bus) {
     this.host = host;
@@ -32,8 +34,9 @@ export class PciBus {
   }
 
   /** In the order of device and function. */
-  get functions(): PciFunction[] {
-    return [...this.members].sort(([left], [right]) => left - right).map(([, member]) => member);
+  get functions(): readonly PciFunction[] {
+    this.inOrder ??= [...this.members].sort(([left], [right]) => left - right).map(([, member]) => member);
+    return this.inOrder;
   }
 
   /** The buses behind the bridges on it, in the order of the bridges. */
@@ -57,6 +60,7 @@ export class PciBus {
     assert(!this.members.has(device * 8 + number), () => `bus ${this.number}: ${device}.${number} is taken`);
     assert(member.place === undefined, "a function is put on a bus once");
     this.members.set(device * 8 + number, member);
+    this.inOrder = undefined;
     member.place = { bus: this, device, function: number };
     member.idAtRoot = member.requesterId;
     if (member.virtualFunctions !== undefined) this.reserve(member.virtualFunctions);
@@ -74,11 +78,13 @@ export class PciBus {
   /** Software forgets a function, or a virtual one is turned off: it keeps its place, but is not among those of the bus. */
   hide(member: PciFunction): void {
     this.members.delete(member.devfn);
+    this.inOrder = undefined;
   }
 
   /** The mirror image of {@link hide}. */
   show(member: PciFunction): void {
     assert(member.place?.bus === this && !this.members.has(member.devfn), () => `${member.name} is not hidden`);
     this.members.set(member.devfn, member);
+    this.inOrder = undefined;
   }
 }

@@ -50,6 +50,8 @@ export const EXPRESS_CAPABILITIES = 4;
 export const EXPRESS_FLR = 0x10000000;
 export const EXPRESS_CONTROL = 8;
 export const EXPRESS_INITIATE_FLR = 0x8000;
+export const EXPRESS_LINK_CAPABILITIES = 12;
+export const EXPRESS_LINK_STATUS = 18;
 export const EXPRESS_CAPABILITIES_2 = 36;
 /** In both registers: a port sends on what is for function numbers above 7 (ARI forwarding). */
 export const EXPRESS_ARI = 0x20;
@@ -176,8 +178,8 @@ export function express(
       [EXPRESS_FLAGS]: [2, 0x2 | (type << 4)],
       [EXPRESS_CAPABILITIES]: [4, 0x8000 | (options.functionLevelReset ? EXPRESS_FLR : 0)],
       [EXPRESS_CONTROL]: [2, 0x2810],
-      12: [4, 0x11],
-      18: [2, 0x11],
+      [EXPRESS_LINK_CAPABILITIES]: [4, 0x11],
+      [EXPRESS_LINK_STATUS]: [2, 0x11],
       [EXPRESS_CAPABILITIES_2]: [4, 0x10 | (options.forwardsAri ? EXPRESS_ARI : 0)],
     }),
     writable: [

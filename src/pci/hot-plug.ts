@@ -168,7 +168,7 @@ export class HotPlug {
     if (!this.host.isSetUp(member)) return;
     this.leaving.add(member);
     for (const bus of this.host.buses) {
-      if (bus.bridge === member) for (const below of bus.functions.reverse()) yield* this.forget(below);
+      if (bus.bridge === member) for (const below of bus.functions.toReversed()) yield* this.forget(below);
     }
     yield* this.host.drivers.unbind(member);
     yield* this.keeper.release(member);

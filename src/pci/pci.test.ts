@@ -381,6 +381,18 @@ describe("sysfs", () => {
     expect(() => write("/sys/bus/pci/drivers_probe", "0000:00:09.0")).toThrow(Refusal);
   });
 
+  /** As Linux 7.2 has it for QEMU's nvme as an endpoint of the root complex, and for what is behind a port. */
+  it("tells of the link above a PCI Express function", () => {
+    const linkOf = (type: "endpoint" | "integratedEndpoint") => {
+      const { host } = plug({ capabilities: [express({ type })] });
+      const names = ["current_link_speed", "current_link_width", "max_link_speed", "max_link_width"];
+      return names.map((name) => read(pciNodes(host), `${device}/${name}`).trim());
+    };
+    expect(linkOf("endpoint")).toEqual(["2.5 GT/s PCIe", "1", "2.5 GT/s PCIe", "1"]);
+    expect(linkOf("integratedEndpoint")).toEqual(["Unknown", "0", "Unknown", "255"]);
+    expect(pciNodes(plug({}).host).has(`${device}/max_link_speed`)).toBe(false);
+  });
+
   describe("can be written", () => {
     function sysfs(identity: Partial<PciIdentity> = {}) {
       const { system, host, member } = plug(identity);

@@ -77,8 +77,14 @@ export class VirtualFunctions {
 /** Which physical function a virtual one is of; undefined for a function that is not virtual, and where nobody says that it is his. */
 export function physicalFunctionOf(member: PciFunction): PciFunction | undefined {
   if (member.virtual !== undefined) return member.virtual.of.physical;
-  const place = member.isVirtual ? member.place : undefined;
-  return place?.bus.host.functions.find((candidate) => isOf(member, candidate));
+  const bus = member.isVirtual ? member.place?.bus : undefined;
+  if (bus === undefined) return undefined;
+  // Most often it is on the same bus.
+  for (const where of [bus, ...bus.host.buses]) {
+    const found = where.functions.find((candidate) => isOf(member, candidate));
+    if (found !== undefined) return found;
+  }
+  return undefined;
 }
 
 /** The ids by which software knows a function: a virtual one has them from its physical function. */

@@ -15,6 +15,7 @@ import { resetFunction, resetMethods } from "./reset.ts";
 import { idsOf } from "./sr-iov.ts";
 import { addVirtualFunctions } from "./sr-iov-sysfs.ts";
 import { relative, text } from "./sysfs-files.ts";
+import { linkTexts } from "./sysfs-link.ts";
 import { command, configNode, enableNode, line, number, ueventNode } from "./sysfs-stores.ts";
 
 const busPath = "/sys/bus/pci";
@@ -99,10 +100,6 @@ function addFunction(nodes: Map<string, FileNode>, member: PciFunction, hotPlug:
   );
   add("enable", enableNode(member));
   add(
-    "ari_enabled",
-    text(() => "0\n"),
-  );
-  add(
     "broken_parity_status",
     text(() => "0\n", 0o644),
   );
@@ -110,6 +107,12 @@ function addFunction(nodes: Map<string, FileNode>, member: PciFunction, hotPlug:
     add(
       name,
       text(() => "32\n"),
+    );
+  }
+  for (const name of Object.keys(linkTexts(member))) {
+    add(
+      name,
+      text(() => `${linkTexts(member)[name]}\n`),
     );
   }
   add(

@@ -28,7 +28,7 @@ export interface HotResetOwner {
 }
 
 /** The functions that a bus reset takes along, itself included. ENODEV on the root bus, which cannot be reset. */
-function affected({ member }: HotResetOwner): PciFunction[] {
+function affected({ member }: HotResetOwner): readonly PciFunction[] {
   const { bus } = member.place!;
   if (bus.bridge === undefined) refuse(ENODEV, () => `${member.name} is on a root bus, which cannot be reset`);
   return bus.functions;

@@ -1,22 +1,22 @@
 // Runs in a browser.
 /** Domains with a page table that no hardware reads, and the one that blocks. */
 import {
+  type Aperture,
   type Device,
   type DirtyReader,
   Domain,
   type IommuDriver,
-  PagingDomain,
-  type UnmapGather,
+  TableDomain,
 } from "../../iommu/index.ts";
 import type { PhysicalMemory } from "../../memory/index.ts";
-import { type Amdv1Format, amdv1, PageTable } from "../../pagetable/index.ts";
-import { DoneTask, done, EOPNOTSUPP, numberOf, refuse, type System, type Task } from "../../runtime/index.ts";
+import { type Amdv1Format, amdv1 } from "../../pagetable/index.ts";
+import { done, EOPNOTSUPP, refuse, type System, type Task } from "../../runtime/index.ts";
 import { attachDevice, attachPasid } from "./attach.ts";
 
 /** A table that clients may choose, and what of its input the emulated IOMMU can translate. */
 interface TableType {
   readonly format: Amdv1Format;
-  readonly aperture: { readonly start: bigint; readonly last: bigint };
+  readonly aperture: Aperture;
 }
 
 const GRANULE_BITS = 11;
@@ -42,15 +42,12 @@ export function tableType(number: number): TableType {
   return tableTypes[number] ?? refuse(EOPNOTSUPP, () => `the mock IOMMU has no page tables of type ${number}`);
 }
 
-export class MockPagingDomain extends PagingDomain {
+export class MockPagingDomain extends TableDomain {
   readonly label: string;
   readonly owner: IommuDriver;
-  readonly aperture: { readonly start: bigint; readonly last: bigint };
   readonly canTrackDirty: boolean;
   /** Writes are being marked. */
   isTracking = false;
-  private readonly memory: PhysicalMemory;
-  private readonly table: PageTable;
 
   /** Refusal ENOMEM. */
   constructor(
@@ -60,17 +57,10 @@ export class MockPagingDomain extends PagingDomain {
     { format, aperture }: TableType,
     canTrackDirty: boolean,
   ) {
-    super();
-    this.memory = memory;
+    super(system, memory, format, aperture);
     this.owner = owner;
-    this.aperture = aperture;
     this.canTrackDirty = canTrackDirty;
-    this.table = new PageTable(system, memory, format);
     this.label = `mock domain with its table at 0x${this.table.root.toString(16)}`;
-  }
-
-  get pageSizes(): readonly number[] {
-    return this.table.format.pageSizes;
   }
 
   override *attachDevice(device: Device, old: Domain | undefined): Task<void> {
@@ -81,24 +71,9 @@ export class MockPagingDomain extends PagingDomain {
     yield* attachPasid(device, pasid, this, old);
   }
 
-  override map(iova: bigint, physical: number, size: number, prot: number): Task<void> {
-    this.table.map(numberOf(iova), physical, size, prot);
-    return done;
-  }
-
-  override unmap(iova: bigint, size: number, gather: UnmapGather): Task<number> {
-    return new DoneTask(this.table.unmap(numberOf(iova), size, gather));
-  }
-
   /** Nobody walks the tables, so nobody has to forget them. */
-  override sync({ freedTables }: UnmapGather): Task<void> {
-    for (const pfn of freedTables) this.memory.free(pfn);
-    freedTables.length = 0;
+  protected override invalidate(): Task<void> {
     return done;
-  }
-
-  override translate(iova: bigint): number | undefined {
-    return this.table.translate(Number(iova))?.physical;
   }
 
   override *setDirtyTracking(on: boolean): Task<void> {

@@ -4,16 +4,13 @@ import {
   type Device,
   type DirtyReader,
   type Domain,
-  emptyGather,
-  extendGather,
   type IommuDriver,
-  liesApart,
-  PagingDomain,
+  TableDomain,
   type UnmapGather,
 } from "../../iommu/index.ts";
-import { type Granule, type LpaeFormat, lpae, PageTable } from "../../pagetable/index.ts";
+import { type Granule, type LpaeFormat, lpae } from "../../pagetable/index.ts";
 import type { ArmContext, AsidHolder } from "../../pasidtable/index.ts";
-import { assert, bigintOf, DoneTask, done, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
+import { assert, done, EINVAL, ENOSPC, numberOf, refuse, type Task } from "../../runtime/index.ts";
 import { attach, attachPasid } from "./attach.ts";
 import type { Features } from "./features.ts";
 import type { SmmuV3Instance } from "./instance.ts";
@@ -30,12 +27,10 @@ export interface PagingOptions {
   readonly dirtyTracking: boolean;
 }
 
-export class SmmuV3PagingDomain extends PagingDomain implements AsidHolder {
+export class SmmuV3PagingDomain extends TableDomain implements AsidHolder {
   readonly owner: IommuDriver;
   readonly instance: SmmuV3Instance;
   readonly stage: 1 | 2;
-  readonly aperture: { readonly start: bigint; readonly last: bigint };
-  private readonly table: PageTable;
   /** Stage 1: what CDs say; it has the ASID. */
   private readonly context: ArmContext | undefined;
   /** Stage 2. */
@@ -46,14 +41,12 @@ export class SmmuV3PagingDomain extends PagingDomain implements AsidHolder {
 
   /** Refusals: EBUSY or ENOSPC if no ASID or VMID is free; ENOMEM. */
   constructor(instance: SmmuV3Instance, options: PagingOptions) {
-    super();
     const { system, memory, features } = instance;
     const format = formatFor(features, options);
+    super(system, memory, format);
     this.instance = instance;
     this.owner = instance.driver;
     this.stage = options.stage;
-    this.table = new PageTable(system, memory, format);
-    this.aperture = { start: 0n, last: BigInt(format.inputEnd) - 1n };
     this.invalidation = new DomainInvalidation(instance.commands, {
       granule: format.granule,
       bitsPerLevel: format.bitsPerLevel,
@@ -84,10 +77,6 @@ export class SmmuV3PagingDomain extends PagingDomain implements AsidHolder {
   get vmid(): number {
     assert(this.ownVmid !== undefined, () => `${this.label} is no stage 2`);
     return this.ownVmid;
-  }
-
-  get pageSizes(): readonly number[] {
-    return this.table.format.pageSizes;
   }
 
   /** Physical address of the root table, and the frames that its tables take. */
@@ -122,57 +111,13 @@ export class SmmuV3PagingDomain extends PagingDomain implements AsidHolder {
     yield* handingOverPageRequests(master, this, old, attachPasid(master, pasid, translation));
   }
 
-  override map(iova: bigint, physical: number, size: number, prot: number): Task<void> {
-    this.table.map(numberOf(iova), physical, size, prot);
-    return done;
-  }
-
-  override unmap(iova: bigint, size: number, gather: UnmapGather): Task<number> {
-    const wait = liesApart(gather, iova, size) ? this.sync(gather) : done;
-    return wait === done ? new DoneTask(this.remove(iova, size, gather)) : this.removeAfter(wait, iova, size, gather);
-  }
-
-  /** Invalidates what `gather` collected; the frames of its tables are free afterwards. See `invalidation.ts`. */
-  override sync(gather: UnmapGather): Task<void> {
-    if (gather.last < gather.start) return done;
-    const wait = this.invalidation.isUsed ? this.invalidate(gather) : done;
-    if (wait !== done) return this.forgetAfter(wait, gather);
-    this.forget(gather);
-    return done;
-  }
-
-  private *removeAfter(wait: Task<void>, iova: bigint, size: number, gather: UnmapGather): Task<number> {
-    yield* wait;
-    return this.remove(iova, size, gather);
-  }
-
-  private *forgetAfter(wait: Task<void>, gather: UnmapGather): Task<void> {
-    yield* wait;
-    this.forget(gather);
-  }
-
-  private remove(iova: bigint, size: number, gather: UnmapGather): number {
-    const start = numberOf(iova);
-    const removed = this.table.unmap(start, size, gather);
-    if (removed > 0) extendGather(gather, iova, bigintOf(start + removed - 1));
-    return removed;
-  }
-
-  private invalidate(gather: UnmapGather): Task<void> {
+  /** See `invalidation.ts`. */
+  protected override invalidate(gather: UnmapGather): Task<void> {
+    if (!this.invalidation.isUsed) return done;
     const start = numberOf(gather.start);
     const size = numberOf(gather.last) - start + 1;
     const { leafSize, freedTables } = gather;
     return this.invalidation.invalidate({ start, size, leafSize, tables: freedTables.length > 0 });
-  }
-
-  /** The hardware has forgotten it. */
-  private forget(gather: UnmapGather): void {
-    for (const pfn of gather.freedTables) this.instance.memory.free(pfn);
-    emptyGather(gather);
-  }
-
-  override translate(iova: bigint): number | undefined {
-    return this.table.translate(Number(iova))?.physical;
   }
 
   /** Hardware marks writes at all times; iommufd begins with everything clean. */

@@ -1,19 +1,10 @@
 // Runs in a browser.
 /** Domains with a page table of our own, which the IOMMU walks below the PASID tables of their devices: see `tables.ts`. */
-import {
-  type Device,
-  type Domain,
-  emptyGather,
-  extendGather,
-  type IommuDriver,
-  liesApart,
-  PagingDomain,
-  type UnmapGather,
-} from "../../iommu/index.ts";
+import { type Device, type Domain, type IommuDriver, TableDomain, type UnmapGather } from "../../iommu/index.ts";
 import { PAGE_SIZE } from "../../memory/index.ts";
-import { lpae, PageTable } from "../../pagetable/index.ts";
+import { lpae } from "../../pagetable/index.ts";
 import type { ArmContext, AsidHolder } from "../../pasidtable/index.ts";
-import { bigintOf, done, EINVAL, numberOf, refuse, type Task } from "../../runtime/index.ts";
+import { done, EINVAL, numberOf, refuse, type Task } from "../../runtime/index.ts";
 import type { VirtioIommuInstance } from "./instance.ts";
 import { type Master, masterOf } from "./master.ts";
 import type { TableProperties } from "./properties.ts";
@@ -22,12 +13,10 @@ import { attachPasid, attachToTable, type TableTranslation } from "./tables.ts";
 
 const GRANULE_LOG2 = Math.log2(PAGE_SIZE);
 
-export class VirtioIommuTableDomain extends PagingDomain implements TableTranslation, AsidHolder {
+export class VirtioIommuTableDomain extends TableDomain implements TableTranslation, AsidHolder {
   readonly owner: IommuDriver;
   readonly instance: VirtioIommuInstance;
-  readonly aperture: { readonly start: bigint; readonly last: bigint };
   readonly context: ArmContext;
-  private readonly table: PageTable;
   /** How often the tables with these domain ids lead here. */
   private readonly users = new Map<number, number>();
   /** Under which the IOMMU may remember translations of it. */
@@ -35,12 +24,10 @@ export class VirtioIommuTableDomain extends PagingDomain implements TableTransla
 
   /** Refusals: EBUSY if no ASID is free; ENOMEM. */
   constructor(instance: VirtioIommuInstance, { inputBits, outputBits }: TableProperties) {
-    super();
+    const format = lpae({ stage: 1, granule: PAGE_SIZE, inputBits, outputBits });
+    super(instance.system, instance.memory, format);
     this.instance = instance;
     this.owner = instance.driver;
-    const format = lpae({ stage: 1, granule: PAGE_SIZE, inputBits, outputBits });
-    this.table = new PageTable(instance.system, instance.memory, format);
-    this.aperture = { start: 0n, last: BigInt(format.inputEnd) - 1n };
     const content = { label: `${instance.name} domain`, root: this.table.root, format, dirtyTracking: false };
     try {
       this.context = instance.contexts!.prepare(content, this);
@@ -55,10 +42,6 @@ export class VirtioIommuTableDomain extends PagingDomain implements TableTransla
     return this.context.label;
   }
 
-  get pageSizes(): readonly number[] {
-    return this.table.format.pageSizes;
-  }
-
   /** Refusals: EINVAL for a device that has no such tables, or is behind another IOMMU; ENOMEM; what the IOMMU answers. */
   override *attachDevice(device: Device, _old: Domain | undefined): Task<void> {
     yield* attachToTable(this.masterOf(device), this);
@@ -68,22 +51,8 @@ export class VirtioIommuTableDomain extends PagingDomain implements TableTransla
     yield* attachPasid(this.masterOf(device), pasid, this);
   }
 
-  override map(iova: bigint, physical: number, size: number, prot: number): Task<void> {
-    this.table.map(numberOf(iova), physical, size, prot);
-    return done;
-  }
-
-  override *unmap(iova: bigint, size: number, gather: UnmapGather): Task<number> {
-    if (liesApart(gather, iova, size)) yield* this.sync(gather);
-    const start = numberOf(iova);
-    const removed = this.table.unmap(start, size, gather);
-    if (removed > 0) extendGather(gather, iova, bigintOf(start + removed - 1));
-    return removed;
-  }
-
-  override *sync(gather: UnmapGather): Task<void> {
-    const { requests, memory } = this.instance;
-    if (gather.last < gather.start) return;
+  protected override invalidate(gather: UnmapGather): Task<void> {
+    const { requests } = this.instance;
     const start = numberOf(gather.start);
     const count = (numberOf(gather.last) - start + 1) / PAGE_SIZE;
     for (const domainId of this.users.keys()) {
@@ -92,13 +61,7 @@ export class VirtioIommuTableDomain extends PagingDomain implements TableTransla
         requests.push(bytes, () => `invalidating ${count} pages of ${this.label}`);
       }
     }
-    if (!requests.trySync()) yield* requests.sync();
-    for (const pfn of gather.freedTables) memory.free(pfn);
-    emptyGather(gather);
-  }
-
-  override translate(iova: bigint): number | undefined {
-    return this.table.translate(Number(iova))?.physical;
+    return requests.trySync() ? done : requests.sync();
   }
 
   override free(): void {

@@ -112,6 +112,9 @@ describe("requests", () => {
     expect(bench.statusOf(map(1, 0x80f_f000n, 0x80f_ffffn, 0n))).toBe(INVAL);
     expect(bench.statusOf(map(1, 0x7ff_f000n, 0x7ff_ffffn, 0n))).toBe(OK);
     expect(bench.statusOf(map(1, 0x810_0000n, 0x810_0fffn, 0n))).toBe(OK);
+    const untold = new Workbench({ probe: false }, { reserved }).start(0x04);
+    untold.statusOf(attach(1, 8));
+    expect(untold.statusOf(map(1, 0x800_0000n, 0x800_0fffn, 0n))).toBe(OK);
   });
 
   it("MAP: the whole of 64 bits in one mapping", () => {

@@ -53,7 +53,9 @@ export class VirtioIommu implements RegisterBlock, DmaTarget {
   private readonly offersBypass: boolean;
 
   constructor(system: System, memory: PhysicalMemory, options: VirtioIommuOptions) {
-    const { config = virtioIommuConfig(), reserved = [], queueSize = 256 } = options;
+    const { config = virtioIommuConfig(), queueSize = 256 } = options;
+    // What cannot be told is not reserved.
+    const reserved = config.probeSize === 0 ? [] : (options.reserved ?? []);
     const hasTables = (config.features & F_ATTACH_TABLE) !== 0;
     assert(
       config.probeSize === 0 || propertyListSize(reserved, hasTables) <= config.probeSize,

@@ -29,7 +29,9 @@ const WANTED = "wanted is the output of: sudo lspci -xxxx";
 interface Entry {
   readonly name: string;
   readonly description: string;
-  readonly bytes: number[];
+  /** Configuration space, of which the first `length` bytes were read. */
+  readonly config: Uint8Array;
+  length: number;
 }
 
 /** Reads a dump; mistakes are told with `label` and the number of the line. */
@@ -39,12 +41,12 @@ export function parseLspci(label: string, text: string): Topology {
   if (entries.length === 0)
     throw new TopologyError(`${label}: neither a dump of lspci -xxxx nor topologies as JSON lines`);
   if (CUT_OFF.test(lines.at(-1)!)) throw new TopologyError(`${label}: the dump is cut off in its last line`);
-  if (entries.every(({ bytes }) => bytes.length === 0)) {
+  if (entries.every(({ length }) => length === 0)) {
     throw new TopologyError(`${label}: words of lspci without the bytes of configuration space; ${WANTED}`);
   }
   // A plain list may stand before the dump.
-  const dumped = new Set(entries.filter(({ bytes }) => bytes.length > 0).map(({ name }) => name));
-  const wanted = entries.filter(({ name, bytes }) => bytes.length > 0 || !dumped.has(name));
+  const dumped = new Set(entries.filter(({ length }) => length > 0).map(({ name }) => name));
+  const wanted = entries.filter(({ name, length }) => length > 0 || !dumped.has(name));
   return { functions: wanted.map((entry) => complete(label, entry, wanted)) };
 }
 
@@ -65,31 +67,36 @@ function readEntries(label: string, lines: readonly string[]): Entry[] {
       throw new TopologyError(`${label}:${index + 1}: ${message}`);
     };
     const take = (bytes: string): void => {
-      const values = bytes.trim().split(/\s+/);
-      if (values.length > lacking) fail("more than 16 bytes in a line; the dump is damaged");
-      lacking -= values.length;
-      entries.at(-1)!.bytes.push(...values.map((byte) => Number.parseInt(byte, 16)));
+      const entry = entries.at(-1)!;
+      for (let at = 0; at < bytes.length; at++) {
+        if (!isHexadecimal(bytes.charCodeAt(at))) continue;
+        if (lacking-- === 0) fail("more than 16 bytes in a line; the dump is damaged");
+        entry.config[entry.length++] = 16 * digit(bytes.charCodeAt(at)) + digit(bytes.charCodeAt(++at));
+      }
     };
     if (lacking > 0) {
       if (!MORE_BYTES.test(line)) fail(DAMAGED);
       take(line);
       continue;
     }
+    if (LIKE_BYTES.test(line)) {
+      const entry = entries.at(-1) ?? fail("bytes before the first function");
+      const [, offset, bytes] = BYTES.exec(line) ?? fail(DAMAGED);
+      if (Number.parseInt(offset, 16) !== entry.length) {
+        fail(`offset ${offset} of ${entry.name} where ${entry.length.toString(16)} was to be: lines are missing`);
+      }
+      if (entry.length >= EXTENDED_CONFIG_SPACE_SIZE) fail(`${entry.name} has more than 4096 bytes`);
+      lacking = BYTES_IN_LINE;
+      take(bytes);
+      continue;
+    }
     const header = FUNCTION.exec(line);
     if (header !== null) {
       const [, path, name, description = ""] = header;
-      entries.push({ name: fullName(path, name), description, bytes: [] });
+      const config = new Uint8Array(EXTENDED_CONFIG_SPACE_SIZE);
+      entries.push({ name: fullName(path, name), description, config, length: 0 });
     } else if (WITHOUT_BUSES.test(line)) {
       fail(`lspci -P leaves out the numbers of buses; ${WANTED}`);
-    } else if (LIKE_BYTES.test(line)) {
-      const entry = entries.at(-1) ?? fail("bytes before the first function");
-      const [, offset, bytes] = BYTES.exec(line) ?? fail(DAMAGED);
-      if (Number.parseInt(offset, 16) !== entry.bytes.length) {
-        fail(`offset ${offset} of ${entry.name} where ${entry.bytes.length.toString(16)} was to be: lines are missing`);
-      }
-      if (entry.bytes.length >= EXTENDED_CONFIG_SPACE_SIZE) fail(`${entry.name} has more than 4096 bytes`);
-      lacking = BYTES_IN_LINE;
-      take(bytes);
     }
   }
   if (lacking > 0) {
@@ -106,31 +113,42 @@ function fullName(path: string, name: string): string {
 }
 
 /** The function, if all of it was dumped that decides. */
-function complete(label: string, { name, description, bytes }: Entry, entries: readonly Entry[]): RecordedPci {
+function complete(
+  label: string,
+  { name, description, config: whole, length }: Entry,
+  entries: readonly Entry[],
+): RecordedPci {
   const fail = (message: string): never => {
     throw new TopologyError(`${label}: ${name} ${message}`);
   };
-  if (bytes.length === 0) fail(`has no bytes; ${WANTED}`);
-  if (bytes.every((byte) => byte === 0xff)) {
+  if (length === 0) fail(`has no bytes; ${WANTED}`);
+  const config = whole.slice(0, length);
+  if (config.every((byte) => byte === 0xff)) {
     fail("reads as nothing but ones: it slept in D3cold, or was gone; wake it and make the dump again");
   }
-  if (bytes.length === HEADER_SIZE) fail(`has only 64 bytes of its configuration space; ${WANTED}`);
-  if (bytes.length !== CONFIG_SPACE_SIZE && bytes.length !== EXTENDED_CONFIG_SPACE_SIZE) {
-    fail(`ends after ${bytes.length} bytes: the dump is cut off`);
+  if (length === HEADER_SIZE) fail(`has only 64 bytes of its configuration space; ${WANTED}`);
+  if (length !== CONFIG_SPACE_SIZE && length !== EXTENDED_CONFIG_SPACE_SIZE) {
+    fail(`ends after ${length} bytes: the dump is cut off`);
   }
-  const config = Uint8Array.from(bytes);
-  if (bytes.length === CONFIG_SPACE_SIZE && isExpress(config)) {
-    const others = entries.filter((entry) => entry.name !== name && isExpress(Uint8Array.from(entry.bytes)));
-    if (entries.every((entry) => entry.bytes.length === CONFIG_SPACE_SIZE)) {
+  if (length === CONFIG_SPACE_SIZE && isExpress(config)) {
+    if (entries.every((entry) => entry.length === CONFIG_SPACE_SIZE)) {
       fail(`is PCI Express, but its ACS cannot be seen in 256 bytes; ${WANTED}`);
     }
     // Behind a conventional bridge 256 bytes are all that can be reached, but seldom of just the last function.
-    const isLast = entries.at(-1)?.name === name;
-    if (isLast && others.every((entry) => entry.bytes.length > CONFIG_SPACE_SIZE)) {
+    const isLong = (entry: Entry): boolean => entry.length > CONFIG_SPACE_SIZE || !isExpress(entry.config);
+    if (entries.at(-1)?.name === name && entries.slice(0, -1).every(isLong)) {
       fail("is PCI Express but ends after 256 bytes: the dump is cut off");
     }
   }
   return { name, config, ...(description === "" ? {} : { description }) };
+}
+
+function isHexadecimal(code: number): boolean {
+  return (code >= 0x30 && code <= 0x39) || (code >= 0x41 && code <= 0x46) || (code >= 0x61 && code <= 0x66);
+}
+
+function digit(code: number): number {
+  return (code & 0xf) + (code > 0x39 ? 9 : 0);
 }
 
 function isExpress(config: Uint8Array): boolean {
