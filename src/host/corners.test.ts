@@ -69,9 +69,12 @@ describe("tools and languages find what they would on Linux", () => {
   });
 
   test("cp, tar, cat, mkdir -p, redirections", async () => {
-    expect(await shell(`cp -a /dev/toy ${folder}/copy && ls -l ${folder}/copy`)).toMatch(
-      /^total 0\ncrw-rw---- .* 240, 7 .* echo\n$/,
-    );
+    // Only root makes device nodes.
+    if (process.getuid?.() === 0) {
+      expect(await shell(`cp -a /dev/toy ${folder}/copy && ls -l ${folder}/copy`)).toMatch(
+        /^total 0\ncrw-rw---- .* 240, 7 .* echo\n$/,
+      );
+    }
     expect(await shell("tar cf - /sys/bus/toy 2>/dev/null | tar tf -")).toContain("sys/bus/toy/devices/one\n");
     expect(
       await shell(

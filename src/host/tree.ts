@@ -186,6 +186,8 @@ export class MaterialTree {
   private writeText(path: string, node: FileNode & { kind: "text" }): void {
     const file = this.textPlace(path, node);
     const bytes = bytesOf(node);
+    // Not even its owner may write to it as it is, unless that is root.
+    chmodSync(file, (node.mode & 0o777) | 0o600);
     // In place: a program that keeps the file open and reads again sees the change.
     const fd = openSync(file, "a+", 0o600);
     try {
