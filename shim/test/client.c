@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 enum {
-	GET = 0x3b01, SIGNAL, PIN, UNPIN, PEEK, POKE, QUEUE, PUSH, WAIT, WAKE, FILL, HOLD, WATCH, COUNT,
+	GET = 0x3b01, SIGNAL, PIN, UNPIN, PEEK, POKE, QUEUE, PUSH, WAIT, WAKE, FILL, HOLD, WATCH, COUNT, WAITERS,
 };
 struct get { uint32_t size, a; uint64_t b, sum; };
 
@@ -288,10 +288,31 @@ static void *hammer(void *value)
 			__atomic_add_fetch(&failures, 1, __ATOMIC_RELAXED);
 	return NULL;
 }
+static int waiting_fd;
 static void *wait_for_wake(void *value)
 {
-	__atomic_store_n((int *)value, ioctl(shared_fd, WAIT, 0), __ATOMIC_RELAXED);
+	__atomic_store_n((int *)value, ioctl(waiting_fd, WAIT, 0), __ATOMIC_RELAXED);
 	return NULL;
+}
+/* A call keeps its file, whoever closes that meanwhile. */
+static int call_keeps_file(void)
+{
+	pthread_t waiter;
+	uint64_t released;
+	int woken = 0, end = eventfd(0, EFD_NONBLOCK);
+	waiting_fd = echo();
+	if (ioctl(waiting_fd, HOLD, &end) != 0)
+		return 0;
+	pthread_create(&waiter, NULL, wait_for_wake, &woken);
+	while (ioctl(shared_fd, WAITERS, 0) == 0)
+		usleep(1000);
+	close(waiting_fd);
+	int kept = read(end, &released, sizeof(released)) == -1;
+	ioctl(shared_fd, WAKE, 0);
+	pthread_join(waiter, NULL);
+	kept = kept && woken > 0 && read(end, &released, sizeof(released)) == sizeof(released);
+	close(end);
+	return kept;
 }
 static int lists(const char *what)
 {
@@ -316,6 +337,7 @@ static void threads(void)
 	say("many threads on one file", failures == 0);
 	works(shared_fd);
 	say("a thread's connection ends with it", lists("socket:") - before <= 2);
+	waiting_fd = shared_fd;
 	pthread_create(&waiter, NULL, wait_for_wake, &woken);
 	say("a call that waits stops nobody else", works(shared_fd));
 	/* Perhaps it does not wait yet. */
@@ -323,6 +345,7 @@ static void threads(void)
 		usleep(1000);
 	pthread_join(waiter, NULL);
 	say("it returns when its time comes", woken > 0);
+	say("the file of a call that waits stays when it is closed, and goes with the call", call_keeps_file());
 	pid_t child = fork();
 	if (child == 0)
 		_exit(works(shared_fd) && works(echo()) ? 0 : 1);

@@ -32,8 +32,8 @@ export class Connection {
   /** True from the hello of a file connection on, also while its open is under way. */
   isFile = false;
   isClosed = false;
-  /** True while the client waits here for the answer to an ioctl. */
-  isCalling = false;
+  /** The file whose ioctl the client waits for here. */
+  calling: OpenFile | undefined;
   /** Files made for this thread's last call and not fetched yet, by token. */
   readonly installing: Set<number> = new Set();
   /** Ranges of addresses that this thread is changing: the end of each, by its start. */

@@ -37,7 +37,7 @@ describe("a program sees our files", () => {
   test("and reads, writes, copies and passes on their descriptors", () => promises("files", 18));
   test("and is told EFAULT for wild pointers", () => promises("wild", 16));
   test("and waits for queues, and is signalled through eventfds", () => promises("queues", 16));
-  test("from many threads and forked children", () => promises("threads", 5));
+  test("from many threads and forked children", () => promises("threads", 6));
   test("from programs that it starts in any way", () => promises("spawns", 8));
 });
 

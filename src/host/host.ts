@@ -218,20 +218,35 @@ export class Host {
     this.dropInstallations(connection);
     this.windows.heard(connection);
     this.requests.endChanges(connection);
-    const { client, openFile } = connection;
+    const { client, openFile, calling } = connection;
+    if (calling !== undefined) this.endCall(connection);
     if (openFile !== undefined && client !== undefined) {
       this.files.delete(openFile.inode);
       this.queues.delete(openFile);
-      const start = this.onCall === undefined ? 0 : performance.now();
-      this.release(openFile.file);
-      const known = { process: client, kind: "close", file: openFile.file.label } as const;
-      this.onCall?.(endedCall(known, { ok: true, value: 0 }, start));
+      this.releaseUnlessCalled(openFile);
     } else if (client !== undefined && connection.isPrimary) {
       for (const [cookie, other] of this.clients) if (other === client) this.clients.delete(cookie);
       client.memory.die();
     }
     this.checkIdle();
     this.settle();
+  }
+
+  /** @internal The client does not wait for an ioctl here any more. */
+  endCall(connection: Connection): void {
+    const { calling } = connection;
+    connection.calling = undefined;
+    if (calling?.connection.isClosed) this.releaseUnlessCalled(calling);
+  }
+
+  /** No descriptor of the file is left. A call that is under way keeps it, as it does on Linux. */
+  private releaseUnlessCalled(openFile: OpenFile): void {
+    for (const { calling } of this.connections) if (calling === openFile) return;
+    const start = this.onCall === undefined ? 0 : performance.now();
+    this.release(openFile.file);
+    const process = openFile.connection.client as ClientProcess;
+    const known = { process, kind: "close", file: openFile.file.label } as const;
+    this.onCall?.(endedCall(known, { ok: true, value: 0 }, start));
   }
 
   /** A mapping of the file keeps it open when its last descriptor is closed. */
@@ -340,7 +355,7 @@ export class Host {
 
   private sendDescriptor(client: ClientProcess, fd: number, token: number): boolean {
     for (const connection of this.connections) {
-      if (connection.client !== client || !connection.isCalling || connection.isClosed) continue;
+      if (connection.client !== client || connection.calling === undefined || connection.isClosed) continue;
       this.replies.send(connection, 0, 0, wire.REPLY_SEND_FD, fd, token);
       return true;
     }

@@ -49,6 +49,8 @@ export interface RequestContext {
   checkEnd(openFile: OpenFile): void;
   /** Pages that count as locked (`which` 0) or pinned (1) of a client; negative if no process with this id is one. */
   accountOf(pid: number, which: number): number;
+  /** The client does not wait for an ioctl here any more. */
+  endCall(connection: Connection): void;
   /** A call made a file that its client is to fetch: the token that names it. */
   install(connection: Connection, client: ClientProcess): number;
 }
@@ -168,7 +170,7 @@ export class Requests {
     const before = onCall === undefined ? undefined : Uint8Array.from(bytes.subarray(payload, payload + length));
     let blocked = false;
     let done = false;
-    connection.isCalling = true;
+    connection.calling = openFile;
     this.host.windows.collect();
     if (length > 0) space.openWindow(argument, bytes, payload, length);
     this.start(
@@ -341,8 +343,8 @@ export class Requests {
     length = 0,
   ): void {
     const result = this.resultOf(outcome);
-    connection.isCalling = false;
     const drain = openFile.lowerIfDrained() ? wire.REPLY_DRAIN : 0;
+    if (connection.calling !== undefined) this.host.endCall(connection);
     const { installation } = client;
     if (installation === undefined) {
       const lowered = this.otherDrained(client);

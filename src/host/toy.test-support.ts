@@ -27,6 +27,7 @@ export const TOY_FILL = 0x3b0b; // { u64 address, u64 count }: fills with 0x5a
 export const TOY_HOLD = 0x3b0c; // s32 eventfd: signalled when this file is released
 export const TOY_WATCH = 0x3b0d; // s32 eventfd: each signal of it is counted, and pushed into the queue if there is one
 export const TOY_COUNT = 0x3b0e; // nothing: how many signals there were
+export const TOY_WAITERS = 0x3b0f; // nothing: how many calls are in TOY_WAIT
 
 export class ToyTree implements FileTree {
   readonly nodes: Map<string, FileNode> = new Map();
@@ -167,7 +168,9 @@ class Echo implements File {
         return 0;
       case TOY_WAIT: {
         const { woken } = this.toy;
+        this.toy.waiters++;
         yield* this.toy.wakeups.until(() => this.toy.woken > woken);
+        this.toy.waiters--;
         return this.toy.woken;
       }
       case TOY_WAKE:
@@ -185,6 +188,8 @@ class Echo implements File {
         });
         return 0;
       }
+      case TOY_WAITERS:
+        return this.toy.waiters;
       case TOY_COUNT:
         return this.signals;
       case TOY_FILL: {
@@ -233,6 +238,7 @@ export class Toy implements Served {
   readonly open: Set<File> = new Set();
   readonly wakeups: WaitQueue = new WaitQueue(this.system, "toy wake-ups");
   woken = 0;
+  waiters = 0;
   /** What was stored to the text /sys/bus/toy/devices/one/control. */
   control = "none\n";
 

@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import type { File } from "../memory/index.ts";
 import { LibraryProcess } from "../memory/index.ts";
+import type { PciFunction } from "../pci/index.ts";
 import { Refusal, type Task } from "../runtime/index.ts";
 import {
   AttachIommufdPt,
@@ -17,7 +18,7 @@ import {
   VFIO_DEVICE_ATTACH,
   VFIO_DEVICE_BIND,
 } from "../uapi/index.ts";
-import { buildMachine, type Machine, presets } from "./index.ts";
+import { buildMachine, defineMachine, type Machine, presets } from "./index.ts";
 
 const { IOAS_ALLOC, IOAS_MAP, IOAS_UNMAP } = iommufdCommands;
 const READ_WRITE = MAP_FIXED_IOVA | MAP_READABLE | MAP_WRITEABLE;
@@ -148,7 +149,23 @@ class Client {
   }
 }
 
-type Move = "unplug" | "surprise" | "plug" | "remove" | "rescan";
+type Move = "unplug" | "surprise" | "plug" | "remove" | "rescan" | "on" | "off";
+
+/** Its clients get virtual functions, which a driver of the kernel turns on. */
+const virtualFunctions = defineMachine({
+  devices: [{ model: "edu", driver: "edu", virtualFunctions: { total: 3, enabled: 1, device: 0x11e9 } }],
+});
+
+/** Turns virtual functions on, for clients, or off. */
+function* turn(machine: Machine, physical: PciFunction, count: number): Task<void> {
+  const { virtualFunctions: virtual } = physical;
+  if (virtual === undefined) return;
+  yield* machine.hotPlug.setVirtualFunctions(physical, count);
+  for (const member of virtual.present) {
+    member.driverOverride = "vfio-pci";
+    yield* machine.pci.drivers.probeByName(member.name);
+  }
+}
 
 function* move(machine: Machine, what: Move): Task<void> {
   const [first] = machine.pci.functions;
@@ -162,6 +179,7 @@ function* move(machine: Machine, what: Move): Task<void> {
   if (what === "plug") yield* machine.plug({ model: "edu" });
   else if (what === "rescan") yield* command("/sys/bus/pci/rescan");
   else if (name === undefined) return;
+  else if (what === "on" || what === "off") yield* turn(machine, first, what === "on" ? 2 : 0);
   else if (what === "remove") yield* command(`/sys/devices/pci0000:00/${name}/remove`);
   else yield* machine.unplug(name, what === "surprise" ? "surprise" : "orderly");
 }
@@ -181,19 +199,23 @@ const steps = fc.array(fc.constantFrom<Step>("open", "dma", "dma", "unmap", "map
   minLength: 2,
   maxLength: 10,
 });
-const someMoves = fc.array(fc.constantFrom<Move>("unplug", "surprise", "plug", "remove", "rescan"), {
+const someMoves = fc.array(fc.constantFrom<Move>("unplug", "surprise", "plug", "remove", "rescan", "on", "off"), {
   minLength: 1,
   maxLength: 5,
 });
 
-test.each(["two-edu", "virtio"])("%s: clients and hot-plug in any interleaving", (name) => {
+test.each([
+  ["two-edu", presets["two-edu"]],
+  ["virtio", presets.virtio],
+  ["virtual functions", virtualFunctions],
+])("%s: clients and hot-plug in any interleaving", (_name, description) => {
   fc.assert(
     fc.property(
       fc.array(steps, { minLength: 1, maxLength: 2 }),
       fc.array(someMoves, { minLength: 1, maxLength: 2 }),
       fc.infiniteStream(fc.nat()),
       (clients, movers, choices) => {
-        const machine = buildMachine(presets[name]);
+        const machine = buildMachine(description);
         const { tasks } = machine.system;
         tasks.exploring = true;
         tasks.choose = (ready) => {
@@ -220,8 +242,10 @@ test.each(["two-edu", "virtio"])("%s: clients and hot-plug in any interleaving",
         tasks.exploring = false;
         tasks.choose = undefined;
         expect(machine.memory.pinnedFrames).toBe(0);
-        for (const group of machine.core.groups.values())
-          expect([group.ownerCount, group.handles.size]).toEqual([0, 0]);
+        for (const group of machine.core.groups.values()) {
+          const kernel = group.devices.filter(({ pci }) => pci!.driver !== undefined && !pci!.driver.managesDma);
+          expect([group.ownerCount, group.handles.size]).toEqual([kernel.length, 0]);
+        }
         const grouped = [...machine.core.groups.values()].flatMap(({ devices }) =>
           devices.map((device) => device.name),
         );

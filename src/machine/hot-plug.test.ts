@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { EINVAL, ENODEV, ENOSPC, SimulatedClock, type Task } from "../runtime/index.ts";
 import { EduDriver, IOVA } from "./edu-driver.test-support.ts";
-import { buildMachine, defineMachine, type Machine, MachineError, presets } from "./index.ts";
+import { buildMachine, defineMachine, LibraryClient, type Machine, MachineError, presets } from "./index.ts";
 import { echo } from "./shell.test-support.ts";
 
 const FIRST = "0000:00:01.0";
@@ -98,6 +98,24 @@ describe("remove and rescan, as in Linux", () => {
     expect(devices(machine)).toHaveLength(9);
     expect(groups(machine)).toEqual(before);
     expect(machine.pci.find("0000:04:00.0")?.bars[0]?.address).toBe(0x10200000);
+  });
+});
+
+describe("what is behind a bridge", () => {
+  it("has lost all drivers, and is still there, while one of its users is waited for", () => {
+    const machine = buildMachine(presets.switch);
+    const before = devices(machine);
+    const names = machine.vfio.devices.map(({ member }) => member.name);
+    const bound = names.find((name) => name.startsWith("0000:03:"))!;
+    const number = machine.vfio.devices.find(({ member }) => member.name === bound)!.name;
+    const client = new LibraryClient(machine);
+    const file = client.open(`/dev/vfio/devices/${number}`);
+    const removal = echo(machine, "1", "/sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/remove");
+    expect([removal.done, devices(machine)]).toEqual([false, before]);
+    const below = machine.pci.functions.filter(({ name }) => /^0000:0[1-4]:/.test(name));
+    expect(below.filter(({ driver, isLeavingDriver }) => driver !== undefined && !isLeavingDriver)).toEqual([]);
+    client.close(file);
+    expect([removal.done, devices(machine)]).toEqual([true, ["00:01.0", "00:02.0", "05:00.0", "06:01.0"]]);
   });
 });
 

@@ -163,13 +163,22 @@ export class HotPlug {
     this.changed();
   }
 
-  /** Somebody else may have seen to it while this one waited for the mutex. */
+  /** Somebody else may have seen to it while this one waited for the mutex. As in Linux, all drivers let go before the first is forgotten. */
   private *forget(member: PciFunction): Task<void> {
     if (!this.host.isSetUp(member)) return;
+    yield* this.stop(member);
+    yield* this.forgetStopped(member);
+  }
+
+  private *stop(member: PciFunction): Task<void> {
     this.leaving.add(member);
-    for (const bus of this.host.buses) {
-      if (bus.bridge === member) for (const below of bus.functions.toReversed()) yield* this.forget(below);
-    }
+    for (const below of this.behind(member)) yield* this.stop(below);
+    yield* this.host.drivers.unbind(member);
+  }
+
+  /** A driver may have come back while others were waited for. */
+  private *forgetStopped(member: PciFunction): Task<void> {
+    for (const below of this.behind(member)) yield* this.forgetStopped(below);
     yield* this.host.drivers.unbind(member);
     yield* this.keeper.release(member);
     yield* this.host.drain(member);
@@ -177,6 +186,11 @@ export class HotPlug {
     this.leaving.delete(member);
     if (!member.isVirtual) this.hidden.add(member);
     this.changed();
+  }
+
+  /** The functions on the bus behind a bridge, in the order in which they go. */
+  private behind(bridge: PciFunction): readonly PciFunction[] {
+    return this.host.buses.filter((bus) => bus.bridge === bridge).flatMap((bus) => bus.functions.toReversed());
   }
 
   private *find(bus?: PciBus): Task<void> {

@@ -15,6 +15,8 @@ const conventionalEndpoints = ["edu", "e1000", "virtio-rng-pci", "ich9-usb-uhci1
 /** Bits of ACS that a kernel parameter is to set, from direct translated down to source validation; x leaves one alone. */
 const controls = ["xx111x1", "xx000x0", "xx011x1", "xx101x1", "xx110x1", "xx111x0", "1x111x1", "xx001x1"] as const;
 const ports = ["1b36:000c", "8086:3420"] as const;
+/** The downstream port of QEMU's switch. */
+const SWITCH_PORT = "104c:8233";
 
 const MAXIMUM_BRIDGES = 14;
 
@@ -196,7 +198,10 @@ export function generateTopology(seed: number): GeneratedTopology {
   const chance = new Chance(seed);
   const generator = new Generator(chance);
   generator.root();
-  const acs = chance.in(30) ? `pci=config_acs=${chance.one(controls)}@pci:${chance.one(ports)}` : "";
+  const changes = chance.in(30) ? [`config_acs=${chance.one(controls)}@pci:${chance.one(ports)}`] : [];
   if (chance.in(25)) generator.virtualFunctions();
-  return { name: `random-${seed}`, qemu: generator.arguments.join(" "), kernel: acs };
+  if (changes.length === 0 && chance.in(25)) changes.push(`config_acs=${chance.one(controls)}@pci:${SWITCH_PORT}`);
+  if (chance.in(20)) changes.push(`disable_acs_redir=pci:${chance.one([...ports, SWITCH_PORT])}`);
+  const kernel = changes.length === 0 ? "" : `pci=${changes.join(",")}`;
+  return { name: `random-${seed}`, qemu: generator.arguments.join(" "), kernel };
 }
