@@ -74,7 +74,8 @@ export class Vmas {
   allow(start: number, end: number, write: boolean): boolean {
     const { last } = this;
     if (start >= last.start && end <= last.end && (write ? last.writable : last.readable)) return true;
-    const found = this.covering(start, end, write);
+    // Processors have no memory that can only be written.
+    const found = this.covering(start, end, write) ?? (write ? undefined : this.covering(start, end, true));
     if (found?.length === 1) this.last = found[0];
     return found !== undefined;
   }

@@ -32,7 +32,7 @@ export class DmaRouter implements DmaTarget {
     else this.routes.set(requester, target);
   }
 
-  *access(
+  access(
     requester: RequesterId,
     pasid: number | undefined,
     address: bigint,
@@ -40,6 +40,6 @@ export class DmaRouter implements DmaTarget {
     write: boolean,
   ): Task<boolean> {
     const target = this.routes.get(requester) ?? this.untranslated;
-    return yield* target.access(requester, pasid, address, bytes, write);
+    return target.access(requester, pasid, address, bytes, write);
   }
 }
