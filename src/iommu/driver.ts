@@ -82,7 +82,10 @@ export interface DirtyReader {
   readonly gather: UnmapGather;
 }
 
-/** A domain with a page table that software writes. */
+/**
+ * A domain with a page table that software writes. Maps and unmaps come by the million: where they need not wait, a driver
+ * returns a task that is done (`DoneTask`) and is spared a generator.
+ */
 export abstract class PagingDomain extends Domain {
   /** What it is for, which the core says: a user's own, or a default domain (see default-domain.ts). */
   type: "unmanaged" | "dma" | "dma-fq" = "unmanaged";

@@ -14,7 +14,7 @@ import {
   type ResidentPages,
   type UserAddress,
 } from "../memory/index.ts";
-import { assert, System, type Task } from "../runtime/index.ts";
+import { assert, DoneTask, done, System, type Task } from "../runtime/index.ts";
 import { HwptAlloc, IoasAlloc, IoasMap, IoasUnmap } from "../uapi/iommufd.ts";
 import { IommufdContext } from "./context.ts";
 
@@ -30,11 +30,15 @@ class NullDomain extends PagingDomain {
   }
 
   override *attachDevice(): Task<void> {}
-  override *map(): Task<void> {}
-  override *unmap(_iova: bigint, size: number): Task<number> {
-    return size;
+  override map(): Task<void> {
+    return done;
   }
-  override *sync(): Task<void> {}
+  override unmap(_iova: bigint, size: number): Task<number> {
+    return new DoneTask(size);
+  }
+  override sync(): Task<void> {
+    return done;
+  }
   override translate(): undefined {}
   override free(): void {}
 }
