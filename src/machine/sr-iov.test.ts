@@ -8,8 +8,10 @@ import {
   FEATURE_PROBE,
   FEATURE_SET,
   Feature,
+  PciHotReset,
   VFIO_DEVICE_BIND,
   VFIO_DEVICE_FEATURE,
+  VFIO_DEVICE_PCI_HOT_RESET,
   VFIO_DEVICE_RESET,
 } from "../uapi/index.ts";
 import { buildMachine, defineMachine, type Machine, type MachineInput, parseMachine } from "./index.ts";
@@ -247,6 +249,19 @@ describe("virtual functions", () => {
     lab.client.ioctl(physical, VFIO_DEVICE_RESET, new Feature());
     expect([virtual.readConfig(4, 2), virtual.readBar(0, 4, 4)]).toEqual([0, 0n]);
     expect([cat(lab.machine, `${PHYSICAL}/sriov_numvfs`), virtual.bars[0]?.address]).toEqual(["1", 0x10100000]);
+  });
+
+  it("have no part in a reset of their bus, and keep their physical function from one", () => {
+    const lab = new Lab(input({ total: 2, enabled: 1 }));
+    const physical = lab.bound(0);
+    const virtual = lab.open(1);
+    lab.client.ioctl(virtual, VFIO_DEVICE_BIND, new BindIommufd(), tokenOf(lab, physical));
+    const reset = (device: number): number | undefined =>
+      lab.errno(() => lab.client.ioctl(device, VFIO_DEVICE_PCI_HOT_RESET, new PciHotReset(), { argsz: 12 }));
+    expect([reset(physical), reset(virtual)]).toEqual([EINVAL, EINVAL]);
+    lab.client.close(virtual);
+    expect(write(lab.machine, "0")).toBeUndefined();
+    expect(reset(physical)).toBeUndefined();
   });
 
   it("are waited for when they are turned off, or the driver lets go of their physical function", () => {

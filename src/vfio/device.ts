@@ -54,6 +54,8 @@ export class VfioDevice {
   token: Uint8Array | undefined;
   /** Every VFIO device of the machine by its function. */
   readonly siblings: ReadonlyMap<PciFunction, VfioDevice>;
+  /** What the IOMMU core has of a function, whatever driver that has. */
+  readonly deviceOf: (member: PciFunction) => Device | undefined;
   private readonly onChange: ((member: PciFunction) => void) | undefined;
   private readonly closed: WaitQueue;
   private leaving = false;
@@ -67,11 +69,12 @@ export class VfioDevice {
       number: number;
       group: VfioGroup;
       siblings: ReadonlyMap<PciFunction, VfioDevice>;
+      deviceOf: (member: PciFunction) => Device | undefined;
       /** It was bound, or given back. */
       onChange?: ((member: PciFunction) => void) | undefined;
     },
   ) {
-    const { device, number, group, siblings, onChange } = options;
+    const { device, number, group, siblings, deviceOf, onChange } = options;
     assert(device.pci !== undefined, () => `${device.label} is no PCI function`);
     this.system = system;
     this.member = device.pci;
@@ -79,6 +82,7 @@ export class VfioDevice {
     this.number = number;
     this.group = group;
     this.siblings = siblings;
+    this.deviceOf = deviceOf;
     this.onChange = onChange;
     if (device.pci.virtualFunctions !== undefined) this.token = unknownToken(system);
     this.mutex = new Mutex(system, "vfio.device");

@@ -62,8 +62,8 @@ export class VfioPciDriver implements PciDriver {
     const number = this.numbers.allocate();
     if (number === undefined) refuse(EINVAL, () => "there are no more numbers for VFIO devices");
     const group = this.groupOf(device.group!);
-    const { byFunction: siblings, onChange } = this;
-    const vfio = new VfioDevice(this.system, { device, number, group, siblings, onChange });
+    const { byFunction: siblings, deviceOf, onChange } = this;
+    const vfio = new VfioDevice(this.system, { device, number, group, siblings, deviceOf, onChange });
     this.byFunction.set(member, vfio);
     group.members.add(vfio);
     device.driver = this.name;

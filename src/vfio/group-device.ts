@@ -123,8 +123,7 @@ class GroupDeviceFile implements File, HotResetOwner {
   }
 
   idOf(member: PciFunction): number {
-    const group = this.device.siblings.get(member)?.device.group;
-    return group?.id ?? refuse(EPERM, () => `${member.name} is bound to no VFIO driver, or has no group`);
+    return this.device.deviceOf(member)?.group?.id ?? refuse(EPERM, () => `${member.name} has no group`);
   }
 
   owned(process: Process, fds: readonly number[]): (member: PciFunction) => boolean {

@@ -474,6 +474,19 @@ describe("a reset of the whole bus, of a device that its group gave out", () => 
     });
   });
 
+  it("names that of a function without VFIO's driver too, which keeps all of them from being reset", () => {
+    const { world, info, reset } = behindBridge();
+    world.run(world.host.drivers.unbind(world.host.find("0000:01:02.0")!));
+    expect(info(28)).toMatchObject({
+      result: 0,
+      devices: [
+        [1, 1, 8],
+        [1, 1, 16],
+      ],
+    });
+    expect(reset(world.group)).toBe("EINVAL");
+  });
+
   it("is allowed to who shows the groups of all of them", () => {
     const { world, fd, reset } = behindBridge();
     expect(reset()).toBe("EINVAL");
