@@ -102,13 +102,10 @@ export class OpenFile {
 
   seek(offset: number, whence: number): number {
     if (!this.file.seekable) refuse(ESPIPE, () => `${this.file.label} cannot seek`);
-    const from = new Map([
-      [SEEK_SET, 0],
-      [SEEK_CUR, this.position],
-      [SEEK_END, this.file.size],
-    ]).get(whence);
-    const target = from === undefined ? -1 : from + offset;
-    if (target < 0 || target > Number.MAX_SAFE_INTEGER) refuse(EINVAL, () => `lseek to ${offset}, whence ${whence}`);
+    const bases = { [SEEK_SET]: 0, [SEEK_CUR]: this.position, [SEEK_END]: this.file.size };
+    const target = (bases[whence as keyof typeof bases] ?? Number.NaN) + offset;
+    if (!(target >= 0) || target > Number.MAX_SAFE_INTEGER)
+      refuse(EINVAL, () => `lseek to ${offset}, whence ${whence}`);
     this.position = target;
     return target;
   }

@@ -8,12 +8,12 @@ import { livingThread } from "./living-thread.ts";
 export function processOf(claimed: number, fd: number, inode: bigint): number | undefined {
   const socket = `socket:[${inode}]`;
   const target = descriptor(claimed, fd);
-  if (target === socket || target === "hidden") return claimed;
+  if (target === socket) return claimed;
   for (const name of readdirSync("/proc")) {
     const pid = Number(name);
     if (Number.isInteger(pid) && descriptor(pid, fd) === socket) return pid;
   }
-  return undefined;
+  return target === "hidden" ? claimed : undefined;
 }
 
 /** What a descriptor is, in the kernel's words; "hidden" if we may not know. */

@@ -153,6 +153,11 @@ export class IommufdContext implements File {
 
   // ---- For the rest of this room
 
+  /** What others added. */
+  get extension(): IommufdExtension | undefined {
+    return this.options.extension;
+  }
+
   /** Keeps the context alive until {@link drop}. */
   hold(holder: Holder): void {
     this.holders.get(holder);

@@ -1,7 +1,7 @@
 // Runs in a browser.
 import type { Task } from "../runtime/index.ts";
 import type { Fields, Struct, StructView } from "../uapi/index.ts";
-import type { Call } from "./call.ts";
+import type { Call, CallOf } from "./call.ts";
 
 /** A command that is none of iommufd's own, such as a test interface: a row of the table, and who executes it. */
 export interface ExtensionCommand {
@@ -21,6 +21,8 @@ export interface ExtensionCommand {
 /** What others add to a context. */
 export interface IommufdExtension {
   readonly commands: readonly ExtensionCommand[];
+  /** Rewrites what a client asks of IOAS_COPY, before it is looked at. */
+  readonly prepareCopy?: (call: CallOf<"IOAS_COPY">) => void;
 }
 
 /** A row and its execution, checked against each other. */

@@ -69,6 +69,7 @@ export function* ioasMapFile(call: CallOf<"IOAS_MAP_FILE">): Task<void> {
 
 export function* ioasCopy(call: CallOf<"IOAS_COPY">): Task<void> {
   const { context, command, process } = call;
+  context.extension?.prepareCopy?.(call);
   const { flags, length, src_iova: from, dst_iova: to } = command;
   checkFlags(flags);
   if (length === MAX_IOVA) refuseMaximum("length");

@@ -1,6 +1,5 @@
 // Runs in a browser.
 /** What a test does as the driver of a mediated device would: pin, read and write what an IOAS maps (reference 4.7). */
-import type { Access } from "../iommufd/index.ts";
 import { ownFile, PAGE_SIZE, type PhysicalMemory, type Process } from "../memory/index.ts";
 import { EBADE, EBADFD, EMFILE, ENOMEM, EOPNOTSUPP, Refusal, refuse } from "../runtime/index.ts";
 import {
@@ -17,6 +16,7 @@ import {
 import { AccessFile } from "./access-file.ts";
 import { type Operation, operation } from "./call.ts";
 import { ClientFrames } from "./client-frames.ts";
+import { iovaOf } from "./numbered-areas.ts";
 
 /** Bytes of one ACCESS_PAGES or ACCESS_RW. */
 const LONGEST = 16n * 2n ** 20n;
@@ -48,7 +48,7 @@ export const accessPages: Operation = operation(TestAccessPages, ({ call, test }
   const file = accessFileOf(process, test.id);
   const { access } = file;
   if (!access.pins) refuse(EOPNOTSUPP, () => `${access.label} was created without NEEDS_PIN`);
-  const iova = iovaOf(access, flags, test.iova);
+  const iova = iovaOf(access.attached, flags, test.iova);
   const frames = access.pin(process, iova, length, (flags & ACCESS_WRITE) !== 0);
   try {
     if (uptr !== 0n) comparePages(process, context.memory, frames, { iova, length, uptr });
@@ -81,9 +81,9 @@ export const accessRw: Operation = operation(TestAccessRw, ({ call, test }) => {
   const slow = (flags & ACCESS_SLOW_PATH) !== 0;
   if ((flags & ACCESS_WRITE) !== 0) {
     process.memory.read(uptr, bytes);
-    access.write(process, iovaOf(access, flags, test.iova), bytes, { slow });
+    access.write(process, iovaOf(access.attached, flags, test.iova), bytes, { slow });
   } else {
-    access.read(process, iovaOf(access, flags, test.iova), bytes, { slow });
+    access.read(process, iovaOf(access.attached, flags, test.iova), bytes, { slow });
     process.memory.write(uptr, bytes);
   }
   return undefined;
@@ -125,14 +125,6 @@ function comparePages(
       refuse(EBADE, () => `page ${index} of the range is not the client's page at 0x${address.toString(16)}`);
     }
   }
-}
-
-/** What is meant by an IOVA: with SYZ, an offset in the area of a number. */
-function iovaOf(access: Access, flags: number, iova: bigint): bigint {
-  if ((flags & ACCESS_SYZ) === 0) return iova;
-  const number = Number(BigInt.asUintN(32, iova));
-  const area = access.attached.space.areas()[number];
-  return area === undefined ? 0n : area.start + iova / 2n ** 32n;
 }
 
 function refuseLong(length: bigint): void {

@@ -22,6 +22,7 @@ import {
   pasidDetach,
   pasidReplace,
 } from "./mock-devices.ts";
+import { prepareCopy } from "./numbered-areas.ts";
 import { triggerIopf, triggerVevent } from "./triggers.ts";
 
 const MAX = 2n ** 64n - 1n;
@@ -76,5 +77,5 @@ export function testInterface(bus: MockBus): IommufdExtension {
     const run = operations.get(op) ?? refuse(EOPNOTSUPP, () => `there is no test operation ${op}`);
     return run(call);
   };
-  return { commands: [extensionCommand(uapi.iommuTestCommand, execute)] };
+  return { commands: [extensionCommand(uapi.iommuTestCommand, execute)], prepareCopy };
 }

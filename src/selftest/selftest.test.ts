@@ -64,6 +64,25 @@ const checkRefs = (address: number, pages: number, refs: number): string =>
     run(uapi.TestCheckRefs, uapi.TEST_MD_CHECK_REFS, { uptr: BigInt(address), length: BigInt(pages * PAGE), refs }),
   );
 
+test("IOAS_COPY may name the source by the number of an area and an offset in it", () => {
+  const [ioas, other] = [ioasAlloc(), ioasAlloc()];
+  mapAt(ioas, memory(1), 1, 0x5000n);
+  mapAt(ioas, memory(2), 2, 0x9000n);
+  const copy = (area: bigint, offset: bigint, flags = 7 | uapi.ACCESS_SYZ) => {
+    const src_iova = area + offset * 2n ** 32n;
+    return command("IOAS_COPY", {
+      flags,
+      src_ioas_id: ioas,
+      dst_ioas_id: other,
+      length: 0x1000n,
+      src_iova,
+      dst_iova: 0n,
+    });
+  };
+  expect(copy(1n, 0x1000n)).toMatchObject({ flags: 7, src_iova: 0xa000n });
+  expect([errno(() => copy(2n, 0n)), errno(() => copy(0n, 0n, 8 | uapi.ACCESS_SYZ))]).toEqual(["ENOENT", "EOPNOTSUPP"]);
+});
+
 test("is there only with the mock bus, and knows 23 operations", () => {
   expect(errno(() => run(uapi.TestMemoryLimit, 24, {}))).toBe("EOPNOTSUPP");
   expect(errno(() => run(uapi.TestMemoryLimit, uapi.TEST_SET_TEMP_MEMORY_LIMIT, { limit: 11 }))).toBe("EINVAL");
