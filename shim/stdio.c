@@ -111,7 +111,7 @@ static FILE *open_linked(const char *path, const char *mode)
 		struct located at;                                                                     \
 		if (unlikely(locate(&at, AT_FDCWD, path)) ||                                           \
 		    (mode[0] != 'r' && unlikely(locate_link(&at, AT_FDCWD, path))))                    \
-			return stream_of_new(open(path, flags_of(mode), 0666), mode);                      \
+			return stream_of_new(open(path, flags_of(mode), 0666), mode);                  \
 		int fd;                                                                                \
 		if (unlikely(suspect(AT_FDCWD, path)) && open_process_file(path, flags_of(mode), &fd)) \
 			return stream_of_new(fd, mode);                                                \
