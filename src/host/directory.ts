@@ -37,7 +37,7 @@ export function makePrivateDirectory(): string {
 
 function wantedParents(): string[] {
   const runtime = process.getuid?.() === 0 ? undefined : process.env.XDG_RUNTIME_DIR;
-  return [runtime, tmpdir(), "/tmp"].filter((parent) => parent !== undefined);
+  return [runtime ?? "", tmpdir(), "/tmp"].filter((parent) => parent !== "");
 }
 
 /** Where hosts of ours may have their directories. */

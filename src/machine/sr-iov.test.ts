@@ -395,6 +395,11 @@ describe("in a machine file", () => {
       "a driver turns them on: vfio-pci or edu is right",
     ],
     [
+      "no IOMMU, and so no driver",
+      "- { model: edu, iommu: none, virtualFunctions: { total: 2, enabled: 1 } }",
+      "a driver turns them on: vfio-pci or edu is right",
+    ],
+    [
       "another driver than vfio-pci beside it",
       "- { model: edu, virtualFunctions: { total: 2, enabled: 1, driver: none } }",
       "those of a function with vfio-pci get the same; leave it out",

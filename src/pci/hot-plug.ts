@@ -123,11 +123,8 @@ export class HotPlug {
     if (count === known) return;
     const rules = driver?.virtualFunctions;
     if (rules === undefined) {
-      refuse(
-        ENOENT,
-        () =>
-          `${name} has ${driver === undefined ? "no driver" : `the driver ${driver.name}`}, which is to turn virtual functions on`,
-      );
+      const who = driver === undefined ? `${name} has none` : `${driver.name}, that of ${name}, does not do that`;
+      refuse(ENOENT, () => `virtual functions are turned on by drivers; ${who}`);
     }
     if (count > 0 && known > 0) refuse(EBUSY, () => `${known} virtual functions of ${name} are on: 0 comes first`);
     rules.permit(physical);

@@ -122,18 +122,19 @@ function resolveFunctions(
       `${nameOf(path)} is PCI Express, and behind a ${behind.input.model} is conventional PCI; behind a port is right`,
     );
   }
+  const driver = resolveDriver(input, path, iommu, report);
   const shared = {
     ...resolveModel(input, model, path, report),
     behind: behind?.address,
     multifunction,
     iommu: iommu?.name,
-    driver: resolveDriver(input, path, iommu, report),
+    driver,
     untrusted: input.untrusted ?? false,
     defaultDomain: resolveDefaultDomain(input, path, report),
     reserved: resolveReserved(input, path, iommu, report),
     canStall: resolveStalls(input, path, iommu, report, model === "copy-engine"),
     capabilities,
-    virtualFunctions: resolveVirtualFunctions(input, model, path, iommu, report),
+    virtualFunctions: resolveVirtualFunctions(input, model, driver, path, iommu, report),
   };
   return Array.from({ length: count }, (_, number) => ({
     ...shared,

@@ -3,7 +3,7 @@
 import { nameOf, type Path, type Report } from "./check.ts";
 import type { DeviceInput } from "./places.ts";
 import { whyNotVfio } from "./resolve-devices.ts";
-import type { IommuDescription, VirtualFunctionsDescription } from "./types.ts";
+import type { DeviceDescription, IommuDescription, VirtualFunctionsDescription } from "./types.ts";
 
 /** Of the model edu. */
 const EDU = 0x11e8;
@@ -17,10 +17,11 @@ export function virtualNumbers({
   return { total, offset, stride };
 }
 
-/** Each function of the entry has as many. Where they sit was looked at before (places.ts). */
+/** Each function of the entry has as many; its own driver is `physical`. Where they sit was looked at before (places.ts). */
 export function resolveVirtualFunctions(
   input: DeviceInput,
   model: "edu" | "copy-engine",
+  physical: DeviceDescription["driver"],
   path: Path,
   iommu: IommuDescription | undefined,
   report: Report,
@@ -36,12 +37,11 @@ export function resolveVirtualFunctions(
   if (enabled > total) {
     report([...where, "enabled"], `${nameOf(where)} has ${enabled} enabled of ${total}; at most ${total} is right`);
   }
-  if (enabled > 0 && input.driver === "none") {
+  if (enabled > 0 && physical === undefined) {
     const right = "a driver turns them on: vfio-pci or edu is right, or no enabled";
-    report([...path, "driver"], `${nameOf(path)} has virtual functions enabled, but the driver none; ${right}`);
+    report([...where, "enabled"], `${nameOf(path)} has virtual functions enabled, but the driver none; ${right}`);
   }
   const { driver = enabled > 0 && whyNotVfio(iommu) === undefined ? "vfio-pci" : "none" } = given;
-  const physical = input.driver ?? "vfio-pci";
   if (physical === "vfio-pci" && enabled > 0 && driver !== "vfio-pci") {
     const right = "those of a function with vfio-pci get the same; leave it out";
     report([...where, "driver"], `${nameOf([...where, "driver"])} is ${driver}, but ${right}`);
