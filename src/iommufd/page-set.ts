@@ -361,9 +361,9 @@ export class PageSet {
   }
 
   /**
-   * Charges what is pinned to somebody else, in the mode that it was mapped in; what is charged to nobody, or to him already, stays as
-   * it is.
-   * Refusals: ENOMEM (over his limit), EINVAL (by process, and the one that was charged is gone); then nothing has changed.
+   * Charges what is pinned to somebody else, in the mode that it was mapped in; what is charged to nobody, or to him
+   * already, stays as it is. Refusals: ENOMEM (over his limit), EINVAL (by process, and the one that was charged is gone);
+   * then nothing has changed.
    */
   changePayer(payer: Process): void {
     const { mode, payer: before } = this;
