@@ -35,9 +35,11 @@ export function makePrivateDirectory(): string {
   );
 }
 
+/** What a user chose, then where some hundred small files cost nothing: in memory. */
 function wantedParents(): string[] {
-  const runtime = process.getuid?.() === 0 ? undefined : process.env.XDG_RUNTIME_DIR;
-  return [runtime ?? "", tmpdir(), "/tmp"].filter((parent) => parent !== "");
+  const { XDG_RUNTIME_DIR, TMPDIR } = process.env;
+  const runtime = process.getuid?.() === 0 ? undefined : XDG_RUNTIME_DIR;
+  return [runtime ?? "", TMPDIR ?? "", "/dev/shm", tmpdir(), "/tmp"].filter((parent) => parent !== "");
 }
 
 /** Where hosts of ours may have their directories. */

@@ -100,7 +100,7 @@ describe("this computer", () => {
         vi.stubEnv("TMPDIR", place);
         vi.stubEnv("XDG_RUNTIME_DIR", "");
         const directory = makePrivateDirectory();
-        expect(dirname(directory)).toBe("/tmp");
+        expect(["/dev/shm", "/tmp"]).toContain(dirname(directory));
         expect(basename(directory)).toMatch(/^uiommu-\d+-/);
         rmSync(directory, { recursive: true });
       }
