@@ -1,20 +1,15 @@
 /* client WHAT: one group of promises; prints "ok" or "FAIL" and the promise, one a line. */
 #define _GNU_SOURCE
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <glob.h>
 #include <poll.h>
 #include <pthread.h>
 #include <spawn.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -23,26 +18,12 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "promises.h"
 
 enum {
-	GET = 0x3b01, SIGNAL, PIN, UNPIN, PEEK, POKE, QUEUE, PUSH, WAIT, WAKE, FILL, HOLD, WATCH, COUNT, WAITERS,
+	SIGNAL = GET + 1, PIN, UNPIN, PEEK, POKE, QUEUE, PUSH, WAIT, WAKE, FILL, HOLD, WATCH, COUNT, WAITERS,
 };
-struct get { uint32_t size, a; uint64_t b, sum; };
 
-static void say(const char *what, int ok)
-{
-	printf("%s %s", ok ? "ok" : "FAIL", what);
-	if (!ok)
-		printf(" (%s)", strerror(errno));
-	printf("\n");
-	fflush(stdout);
-}
-static int works(int fd)
-{
-	struct get get = {24, 2, 40, 0};
-	return ioctl(fd, GET, &get) == 0 && get.sum == 42;
-}
-static int refused(int result, int error) { return result == -1 && errno == error; }
 static int echo(void) { return open("/dev/toy/echo", O_RDWR | O_CLOEXEC); }
 static int listed(const char *path, const char *name)
 {

@@ -1,19 +1,14 @@
 /* corners WHAT: uncommon ways to open, to ask about and to use our files; prints "ok" or "FAIL" and the promise. */
 #define _GNU_SOURCE
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/select.h>
@@ -24,8 +19,8 @@
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "promises.h"
 
-#define GET 0x3b01
 #define DEVICE "/dev/toy/echo"
 #define TEXT "/sys/bus/toy/devices/one/vendor"
 
@@ -34,20 +29,6 @@ static char *volatile nowhere; /* which the compiler does not know */
 static char text[8192];
 static struct stat status;
 
-static void say(const char *what, int ok)
-{
-	printf("%s %s", ok ? "ok" : "FAIL", what);
-	if (!ok)
-		printf(" (%s)", strerror(errno));
-	printf("\n");
-	fflush(stdout);
-}
-static int works(int file)
-{
-	struct { uint32_t size, a; uint64_t b, sum; } get = {24, 2, 40, 0};
-	return ioctl(file, GET, &get) == 0 && get.sum == 42;
-}
-static int refused(long result, int error) { return result == -1 && errno == error; }
 static int is_device(int result) { return result == 0 && S_ISCHR(status.st_mode) && status.st_rdev == makedev(240, 7); }
 static const char *by_number(const char *folder, int file)
 {

@@ -1,16 +1,11 @@
 /* ways WHAT: more ways to open, to ask about and to hand on our files; prints "ok" or "FAIL" and the promise. */
 #define _GNU_SOURCE
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <pthread.h>
 #include <spawn.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -22,29 +17,14 @@
 #include <time.h>
 #include <unistd.h>
 #include <utime.h>
+#include "promises.h"
 
-#define GET 0x3b01
 #define DEVICE "/dev/toy/echo"
 #define FOLDER "/sys/bus/toy/devices/one"
 
 extern char **environ;
 static int fd;
 static char text[4096];
-
-static void say(const char *what, int ok)
-{
-	printf("%s %s", ok ? "ok" : "FAIL", what);
-	if (!ok)
-		printf(" (%s)", strerror(errno));
-	printf("\n");
-	fflush(stdout);
-}
-static int works(int file)
-{
-	struct { uint32_t size, a; uint64_t b, sum; } get = {24, 2, 40, 0};
-	return ioctl(file, GET, &get) == 0 && get.sum == 42;
-}
-static int refused(long result, int error) { return result == -1 && errno == error; }
 
 static void names(void)
 {
