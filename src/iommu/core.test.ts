@@ -248,8 +248,10 @@ describe("sysfs", () => {
     expect(text("/sys/kernel/iommu_groups/0/reserved_regions")).toBe("0x0000000008000000 0x00000000080fffff msi\n");
     expect(text("/sys/kernel/iommu_groups/0/devices/a")).toBe("../../../../devices/pci0000:00/a");
     expect(text("/sys/devices/pci0000:00/a/iommu_group")).toBe("../../../kernel/iommu_groups/0");
-    expect(text("/sys/devices/pci0000:00/a/iommu")).toBe("../../../class/iommu/iommu0");
-    expect(text("/sys/class/iommu/iommu0/devices/b")).toBe("../../../../devices/pci0000:00/b");
+    expect(text("/sys/devices/pci0000:00/a/iommu")).toBe("../../virtual/iommu/iommu0");
+    expect(text("/sys/class/iommu/iommu0")).toBe("../../devices/virtual/iommu/iommu0");
+    expect(text("/sys/devices/virtual/iommu/iommu0/subsystem")).toBe("../../../../class/iommu");
+    expect(text("/sys/devices/virtual/iommu/iommu0/devices/b")).toBe("../../../../pci0000:00/b");
     expect((a.group as Group).id).toBe(0);
   });
 });

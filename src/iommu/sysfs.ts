@@ -11,18 +11,24 @@ import type { Group } from "./group.ts";
 
 const groupsPath = "/sys/kernel/iommu_groups";
 const classPath = "/sys/class/iommu";
+/** Where IOMMUs lie that have no device of their own. */
+const devicesPath = "/sys/devices/virtual/iommu";
 
 /**
- * All nodes below /sys/kernel/iommu_groups and /sys/class/iommu, and the links `iommu_group` and `iommu` in each device's
- * directory. `devicePath` says where a device's directory is.
+ * All nodes of groups (/sys/kernel/iommu_groups) and of IOMMUs (/sys/class/iommu, and where its links lead), and the links
+ * `iommu_group` and `iommu` in each device's directory. `devicePath` says where a device's directory is.
  */
 export function groupNodes(core: IommuCore, devicePath: (device: Device) => string): Map<string, FileNode> {
   const nodes = new Map<string, FileNode>();
   nodes.set(classPath, { kind: "directory" });
+  nodes.set(devicesPath, { kind: "directory" });
   nodes.set(groupsPath, { kind: "directory" });
   for (const group of core.groups.values()) addGroup(nodes, core, group, devicePath);
   for (const instance of core.instances.values()) {
-    const path = `${classPath}/${instance.name}`;
+    const path = `${devicesPath}/${instance.name}`;
+    addLink(nodes, `${classPath}/${instance.name}`, path);
+    addLink(nodes, `${path}/subsystem`, classPath);
+    nodes.set(`${path}/uevent`, { kind: "text", mode: 0o644, read: () => "" });
     nodes.set(`${path}/devices`, { kind: "directory" });
     for (const device of core.devicesOf(instance)) {
       addLink(nodes, `${path}/devices/${device.name}`, devicePath(device));

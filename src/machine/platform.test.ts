@@ -55,8 +55,8 @@ describe("platform devices", () => {
     expect(link(`${path}/subsystem`)).toBe("../../../bus/platform");
     expect(link(`${path}/iommu_group`)).toBe("../../../kernel/iommu_groups/0");
     expect(link("/sys/kernel/iommu_groups/0/devices/dma0")).toBe("../../../../devices/platform/dma0");
-    expect(link(`/sys/class/iommu/${smmu}/devices/dma0`)).toBe("../../../../devices/platform/dma0");
-    expect(link(`${path}/iommu`)).toBe(`../../../class/iommu/${smmu}`);
+    expect(link(`/sys/devices/virtual/iommu/${smmu}/devices/dma0`)).toBe("../../../../platform/dma0");
+    expect(link(`${path}/iommu`)).toBe(`../../virtual/iommu/${smmu}`);
     // Else the host would hide the computer's own.
     expect(machine.files.nodes.has("/sys/bus/platform/devices")).toBe(false);
     const texts = ["modalias", "uevent"].map((name) => {

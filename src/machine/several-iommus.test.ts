@@ -78,9 +78,8 @@ describe.each([
     machine.system.run("unregister", machine.core.unregister(instance));
     expect(machine.devices.map(({ group }) => group?.id)).toEqual([undefined, 1, 2]);
     machine.files.refresh();
-    const classes = [...machine.files.nodes.keys()].filter((path) =>
-      /^\/sys\/class\/iommu\/[^/]+\/devices$/.test(path),
-    );
-    expect(classes).toHaveLength(1);
+    const paths = [...machine.files.nodes.keys()];
+    expect(paths.filter((path) => /^\/sys\/class\/iommu\/[^/]+$/.test(path))).toHaveLength(1);
+    expect(paths.filter((path) => /^\/sys\/devices\/virtual\/iommu\/[^/]+\/devices$/.test(path))).toHaveLength(1);
   });
 });
