@@ -18,7 +18,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include "promises.h"
+#include "echo.h"
 
 enum {
 	SIGNAL = GET + 1, PIN, UNPIN, PEEK, POKE, QUEUE, PUSH, WAIT, WAKE, FILL, HOLD, WATCH, COUNT, WAITERS,

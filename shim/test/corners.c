@@ -19,7 +19,7 @@
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include "promises.h"
+#include "echo.h"
 
 #define DEVICE "/dev/toy/echo"
 #define TEXT "/sys/bus/toy/devices/one/vendor"

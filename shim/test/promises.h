@@ -1,12 +1,7 @@
-/* What the programs of this folder share: promises, one a line as "ok" or "FAIL", and the toy device's first ioctl. */
+/* Promises, one a line: "ok" or "FAIL", what is promised, and the errno that broke it. */
 #include <errno.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
-
-#define GET 0x3b01
-struct get { uint32_t size, a; uint64_t b, sum; };
 
 static void say(const char *what, int ok)
 {
@@ -16,9 +11,3 @@ static void say(const char *what, int ok)
 	printf("\n");
 	fflush(stdout);
 }
-static int works(int file)
-{
-	struct get get = {24, 2, 40, 0};
-	return ioctl(file, GET, &get) == 0 && get.sum == 42;
-}
-static int refused(long result, int error) { return result == -1 && errno == error; }

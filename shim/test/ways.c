@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 #include <utime.h>
-#include "promises.h"
+#include "echo.h"
 
 #define DEVICE "/dev/toy/echo"
 #define FOLDER "/sys/bus/toy/devices/one"

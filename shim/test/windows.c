@@ -1,17 +1,15 @@
 /* windows: memory of the machine that a client maps, and queues that others empty. Prints "ok" or "FAIL" and the promise. */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/select.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "promises.h"
 
 enum { PEEK = 0x3b01, POKE, USERS, QUEUE, PUSH, POP, RESULT };
 enum { PAGE = 4096, OFFSET = PAGE, LENGTH = 2 * PAGE };
@@ -19,14 +17,6 @@ enum { PAGE = 4096, OFFSET = PAGE, LENGTH = 2 * PAGE };
 static int fd;
 static void *volatile nowhere = (void *)1;
 
-static void say(const char *what, int ok)
-{
-	printf("%s %s", ok ? "ok" : "FAIL", what);
-	if (!ok)
-		printf(" (%s)", strerror(errno));
-	printf("\n");
-	fflush(stdout);
-}
 static uint64_t *map(int protection, int flags, size_t length, off_t offset)
 {
 	errno = 0;

@@ -1,21 +1,7 @@
 import { existsSync } from "node:fs";
 import { expect, test } from "vitest";
-import type { ClientCall } from "../inspect/index.ts";
+import { openCall } from "../inspect/call.test-support.ts";
 import { Watch } from "./watch.ts";
-
-const nothing = new Uint8Array(0);
-const call: ClientCall = {
-  process: { pid: 71 },
-  kind: "open",
-  file: "/dev/iommu",
-  request: 0,
-  before: nothing,
-  after: nothing,
-  result: 0,
-  refusal: undefined,
-  start: 0,
-  duration: 0,
-};
 
 function listen(options: ConstructorParameters<typeof Watch>[1]): { watch: Watch; said: () => string } {
   let said = "";
@@ -37,7 +23,7 @@ test("a program that sees nothing of the machine is told of when somebody asks w
 
 test.skipIf(!existsSync("/dev/full"))("a trace that finds no room is told once, and stops nobody", () => {
   const { watch, said } = listen({ trace: "/dev/full" });
-  for (let i = 0; i < 2000; i++) watch.call(call);
+  for (let i = 0; i < 2000; i++) watch.call(openCall);
   watch.finish();
   expect(said()).toBe("uiommu: the trace /dev/full is cut off: no space left on device\n");
 });

@@ -39,7 +39,8 @@ export function makePrivateDirectory(): string {
 function wantedParents(): string[] {
   const { XDG_RUNTIME_DIR, TMPDIR } = process.env;
   const runtime = process.getuid?.() === 0 ? undefined : XDG_RUNTIME_DIR;
-  return [runtime ?? "", TMPDIR ?? "", "/dev/shm", tmpdir(), "/tmp"].filter((parent) => parent !== "");
+  const wanted = [runtime ?? "", TMPDIR ?? "", "/dev/shm", tmpdir(), "/tmp"];
+  return [...new Set(wanted)].filter((parent) => parent !== "");
 }
 
 /** Where hosts of ours may have their directories. */

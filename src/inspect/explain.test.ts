@@ -1,21 +1,10 @@
 import { describe, expect, test } from "vitest";
 import { EEXIST, EINVAL } from "../runtime/index.ts";
 import { IoasMap, iommufdCommands } from "../uapi/iommufd.ts";
+import { openCall } from "./call.test-support.ts";
 import { type ClientCall, explainCall, explainFault, traceLine } from "./index.ts";
 
-const nothing = new Uint8Array(0);
-const call: ClientCall = {
-  process: { pid: 71 },
-  kind: "ioctl",
-  file: "/dev/iommu",
-  request: 0,
-  before: nothing,
-  after: nothing,
-  result: 0,
-  refusal: undefined,
-  start: 2500,
-  duration: 0.0123,
-};
+const call: ClientCall = { ...openCall, kind: "ioctl", start: 2500, duration: 0.0123 };
 const origin = 1000;
 
 function map(): Uint8Array {
