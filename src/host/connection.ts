@@ -32,8 +32,7 @@ export class Connection {
   /** True from the hello of a file connection on, also while its open is under way. */
   isFile = false;
   isClosed = false;
-  /** The file whose ioctl the client waits for here. */
-  calling: OpenFile | undefined;
+  private called: OpenFile | undefined;
   /** Files made for this thread's last call and not fetched yet, by token. */
   readonly installing: Set<number> = new Set();
   /** Ranges of addresses that this thread is changing: the end of each, by its start. */
@@ -51,6 +50,17 @@ export class Connection {
     };
     const options = { handle, onread: { buffer: shared.bytes, callback } };
     this.socket = new Socket(options as ConstructorParameters<typeof Socket>[0]);
+  }
+
+  /** The file whose ioctl the client waits for here. */
+  get calling(): OpenFile | undefined {
+    return this.called;
+  }
+
+  set calling(file: OpenFile | undefined) {
+    if (this.called !== undefined) this.called.callers--;
+    if (file !== undefined) file.callers++;
+    this.called = file;
   }
 
   private join(chunk: Buffer): Arrival {

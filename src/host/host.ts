@@ -241,7 +241,7 @@ export class Host {
 
   /** No descriptor of the file is left. A call that is under way keeps it, as it does on Linux. */
   private releaseUnlessCalled(openFile: OpenFile): void {
-    for (const { calling } of this.connections) if (calling === openFile) return;
+    if (openFile.callers > 0) return;
     const start = this.onCall === undefined ? 0 : performance.now();
     this.release(openFile.file);
     const process = openFile.connection.client as ClientProcess;

@@ -30,6 +30,8 @@ export class OpenFile {
   readonly file: File;
   readonly description: Description;
   position = 0;
+  /** Connections whose {@link Connection.calling} it is. */
+  callers = 0;
   /** Its other end is what the client's descriptors are. */
   readonly connection: Connection;
   /** True while a byte lies in the connection for poll(2) to see. */

@@ -65,7 +65,7 @@ export class Vmas {
    * when this returns. What leaves the counts as they are is known after a millisecond, or ten times that of reading.
    */
   forgetIfChanged(): void {
-    this.counts ??= this.open("statm");
+    if (this.file !== undefined) this.counts ??= this.open("statm");
     if (this.maps === undefined) return;
     if (performance.now() > this.goodUntil || this.count() !== this.counted) this.forget();
   }
